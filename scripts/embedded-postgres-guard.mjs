@@ -26,9 +26,9 @@ function read(file) {
   }
 }
 
-function remove(path) {
+function remove(target) {
   try {
-    fs.rmSync(path, { recursive: true, force: true });
+    fs.rmSync(target, { recursive: true, force: true });
     return true;
   } catch {
     return false;

