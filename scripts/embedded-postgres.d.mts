@@ -28,20 +28,20 @@ export interface PostgresServer {
   readonly version: string;
   /** True when the server ran already: whoever started it may still need it. */
   readonly attached: boolean;
-  databaseUrl(name: string): string;
+  readonly databaseUrl: (name: string) => string;
   /** Stops the server; does nothing when it does not run. */
-  stop(mode?: ServerMode): Promise<void>;
+  readonly stop: (mode?: ServerMode) => Promise<void>;
   /** Stops and starts it, at the same place. */
-  restart(mode?: ServerMode): Promise<void>;
+  readonly restart: (mode?: ServerMode) => Promise<void>;
   /** Starts it again after `stop`, at the same place. */
-  start(): Promise<void>;
+  readonly start: () => Promise<void>;
 }
 
 export interface TemporaryPostgres extends PostgresServer {
   /** Stops the server and removes its folder. */
-  stop(mode?: ServerMode): Promise<void>;
+  readonly stop: (mode?: ServerMode) => Promise<void>;
   /** Stops the server and keeps its folder: `start()` continues. */
-  halt(mode?: ServerMode): Promise<void>;
+  readonly halt: (mode?: ServerMode) => Promise<void>;
 }
 
 export function startPostgres(options: StartOptions): Promise<PostgresServer>;

@@ -1,0 +1,47 @@
+import { randomBytes } from 'node:crypto';
+import pg from 'pg';
+import { inject } from 'vitest';
+
+export interface TestDatabase {
+  readonly name: string;
+  /** For `pg`, and for TypeORM's `url`. */
+  readonly url: string;
+  /** For what needs a connection of its own: transactions, LISTEN. */
+  readonly pool: pg.Pool;
+  /** Runs one statement, and returns its rows. */
+  query<Row extends pg.QueryResultRow>(sql: string, values?: unknown[]): Promise<Row[]>;
+  /** Ends every connection to it, and removes it. */
+  drop(): Promise<void>;
+}
+
+/** A database of the test's own, on the server of the run or on another one. */
+export async function createDatabase({ server = inject('serverUrl') } = {}): Promise<TestDatabase> {
+  const name = inject('databasePrefix') + randomBytes(4).toString('hex');
+  await onServer(server, `create database "${name}"`);
+  const url = new URL(server);
+  url.pathname = `/${name}`;
+  const pool = new pg.Pool({ connectionString: url.href, max: 4, application_name: 'test' });
+  // A test may end the server or its connections; the next query reports what matters.
+  pool.on('error', () => {});
+  let dropped: Promise<void> | undefined;
+  return {
+    name,
+    url: url.href,
+    pool,
+    async query<Row extends pg.QueryResultRow>(sql: string, values?: unknown[]) {
+      return (await pool.query<Row>(sql, values)).rows;
+    },
+    drop: () =>
+      (dropped ??= pool.end().then(() => onServer(server, `drop database if exists "${name}" with (force)`))),
+  };
+}
+
+async function onServer(url: string, sql: string): Promise<void> {
+  const client = new pg.Client({ connectionString: url, application_name: 'test' });
+  await client.connect();
+  try {
+    await client.query(sql);
+  } finally {
+    await client.end();
+  }
+}
