@@ -1,0 +1,21 @@
+/** What keeps a text out of PostgreSQL's `text` and `jsonb`, in words, or undefined when nothing does. */
+export function textProblem(text: string): string | undefined {
+  if (text.includes('\0')) return 'a NUL character, which PostgreSQL cannot store';
+  // In the language since ES2024; Node has had it since 20.
+  if (!(text as unknown as { isWellFormed(): boolean }).isWellFormed()) {
+    return 'half of a surrogate pair, which UTF-8 cannot carry';
+  }
+  return undefined;
+}
+
+/** What is wrong with a name or an identifier, in words, or undefined when nothing is. */
+export function labelProblem(label: unknown): string | undefined {
+  if (typeof label !== 'string') return 'is not a string';
+  if (label.length === 0) return 'is empty';
+  if (label.length > MAX_LABEL && [...label].length > MAX_LABEL)
+    return `is longer than ${MAX_LABEL} characters`;
+  const problem = textProblem(label);
+  return problem && `has ${problem}`;
+}
+
+const MAX_LABEL = 255;

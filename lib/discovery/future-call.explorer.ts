@@ -1,0 +1,86 @@
+import { Injectable } from '@nestjs/common';
+import { ContextIdFactory, DiscoveryService, ModuleRef } from '@nestjs/core';
+import { futureCallMark, FutureCallMetadata } from '../future-call.decorator.js';
+import { FutureCallHandlerError } from '../future-call.errors.js';
+import type { FutureCallContext, FutureCallHandlerOptions } from '../future-call.types.js';
+
+/** A handler of this process, ready to be invoked. */
+export interface RegisteredHandler {
+  readonly name: string;
+  readonly className: string;
+  readonly options: FutureCallHandlerOptions;
+  /** Invokes the provider, which Nest makes for this one call if it is transient or request-scoped. */
+  readonly invoke: (this: void, data: unknown, call: FutureCallContext) => unknown;
+}
+
+/** What a request-scoped or durable provider gets when it injects `REQUEST` in a handler. */
+export interface FutureCallRequest {
+  readonly data: unknown;
+  readonly call: FutureCallContext;
+}
+
+type Invocable = { invoke(data: unknown, call: FutureCallContext): unknown };
+type Wrapper = ReturnType<DiscoveryService['getProviders']>[number];
+type HandlerClass = { readonly name: string; readonly prototype: Partial<Invocable> };
+
+/** Finds the providers marked `@FutureCall()` in all modules, and refuses those that cannot work. */
+@Injectable()
+export class FutureCallExplorer {
+  constructor(
+    private readonly discovery: DiscoveryService,
+    private readonly moduleRef: ModuleRef,
+  ) {}
+
+  /** Throws `FutureCallHandlerError`, naming the classes and the cure. */
+  explore(): Map<string, RegisteredHandler> {
+    const [controller] = this.discovery.getControllers({ metadataKey: FutureCallMetadata.KEY });
+    if (controller !== undefined) {
+      throw new FutureCallHandlerError(
+        `${controller.name} is a controller, and @FutureCall() is for providers. Move the handler to a class of its own, in providers.`,
+      );
+    }
+    const owners = new Map<string, HandlerClass>();
+    const handlers = new Map<string, RegisteredHandler>();
+    for (const wrapper of this.discovery.getProviders({ metadataKey: FutureCallMetadata.KEY })) {
+      const target = classOf(wrapper);
+      const mark = futureCallMark(target)!;
+      const owner = owners.get(mark.name);
+      // The same class in the providers of two modules is one handler.
+      if (owner === target) continue;
+      if (owner !== undefined) {
+        throw new FutureCallHandlerError(
+          `Two handlers are named "${mark.name}": ${owner.name} and ${target.name}. Rename one of them in its @FutureCall().`,
+        );
+      }
+      owners.set(mark.name, target);
+      handlers.set(mark.name, { ...mark, className: target.name, invoke: this.invoker(wrapper, target) });
+    }
+    return handlers;
+  }
+
+  private invoker(wrapper: Wrapper, target: HandlerClass): RegisteredHandler['invoke'] {
+    const isSingleton = wrapper.isDependencyTreeStatic() && !wrapper.isTransient;
+    const prototype =
+      (isSingleton ? (wrapper.instance as Partial<Invocable> | undefined) : undefined) ?? target.prototype;
+    if (typeof prototype.invoke !== 'function') {
+      throw new FutureCallHandlerError(
+        `${target.name} is marked @FutureCall() but has no method invoke(data, call). Add one: "implements FutureCallHandler<…>" helps.`,
+      );
+    }
+    if (isSingleton) return (data, call) => (wrapper.instance as Invocable).invoke(data, call);
+
+    return async (data, call) => {
+      const request: FutureCallRequest = { data, call };
+      const contextId = ContextIdFactory.getByRequest(request);
+      this.moduleRef.registerRequestByContextId(request, contextId);
+      const instance = await this.moduleRef.resolve<Invocable>(wrapper.token, contextId, { strict: false });
+      return instance.invoke(data, call);
+    };
+  }
+}
+
+function classOf(wrapper: Wrapper): HandlerClass {
+  // For a value or a factory, `metatype` is null or the factory: the class is the instance's.
+  const isClass = wrapper.metatype && !wrapper.inject;
+  return (isClass ? wrapper.metatype : (wrapper.instance as object).constructor) as HandlerClass;
+}

@@ -1,0 +1,38 @@
+import { Injectable } from '@nestjs/common';
+import { show } from '../common/show.js';
+import { futureCallMark } from '../future-call.decorator.js';
+import { FutureCallHandlerError, UnknownFutureCallError } from '../future-call.errors.js';
+import { FutureCallExplorer, type RegisteredHandler } from './future-call.explorer.js';
+
+/** The handlers of this process by name. Looked for once, by whoever asks first. */
+@Injectable()
+export class FutureCallRegistry {
+  private found?: Map<string, RegisteredHandler>;
+
+  constructor(private readonly explorer: FutureCallExplorer) {}
+
+  /** Throws `FutureCallHandlerError` when a handler is declared wrongly. */
+  get handlers(): ReadonlyMap<string, RegisteredHandler> {
+    return (this.found ??= this.explorer.explore());
+  }
+
+  /** The name that a handler's class was marked with. Throws `FutureCallHandlerError` when it was not. */
+  nameOf(target: object): string {
+    const mark = futureCallMark(target);
+    if (mark !== undefined) return mark.name;
+    throw new FutureCallHandlerError(
+      `${show(target)} is no handler: it is not marked @FutureCall('name'). Mark it, or schedule by a handler's name.`,
+    );
+  }
+
+  /** Throws `UnknownFutureCallError`, with the names that are known. */
+  requireKnown(name: string): void {
+    if (this.handlers.has(name)) return;
+    const known = [...this.handlers.keys()].toSorted().map((one) => `"${one}"`);
+    throw new UnknownFutureCallError(
+      `No handler for "${name}". Add @FutureCall('${name}') to a provider class and the class to a module's providers, ` +
+        `or set unknownNames: 'accept' if it runs in another process. ` +
+        `Known here: ${known.length === 0 ? 'none' : known.join(', ')}.`,
+    );
+  }
+}

@@ -1,0 +1,109 @@
+import { Module, type DynamicModule } from '@nestjs/common';
+import { DiscoveryModule, ModulesContainer } from '@nestjs/core';
+import { getDataSourceToken, TypeOrmModule } from '@nestjs/typeorm';
+import { FutureCallExplorer } from './discovery/future-call.explorer.js';
+import { FutureCallRegistry } from './discovery/future-call.registry.js';
+import { futureCallEntities } from './future-call.entity.js';
+import { FutureCallOptionsError } from './future-call.errors.js';
+import {
+  ConfigurableModuleClass,
+  MODULE_OPTIONS_TOKEN,
+  type FutureCallModuleAsyncOptions,
+  type FutureCallModuleExtras,
+} from './future-call.module-definition.js';
+import {
+  FUTURE_CALL_DATA_SOURCE,
+  FUTURE_CALL_OPTIONS,
+  resolveOptions,
+  type FutureCallModuleOptions,
+} from './future-call.options.js';
+import { FutureCallService } from './future-call.service.js';
+import { FutureCallWake } from './future-call.wake.js';
+import { FutureCallCompleter } from './runner/future-call.completer.js';
+import { FutureCallExecutor } from './runner/future-call.executor.js';
+import { FutureCallPoller } from './runner/future-call.poller.js';
+import { FutureCallRescuer } from './runner/future-call.rescuer.js';
+import { FutureCallRunner } from './runner/future-call.runner.js';
+import { FutureCallEngineStore } from './store/future-call.engine-store.js';
+import { FutureCallSchema } from './store/future-call.schema.js';
+import { FutureCallServiceStore } from './store/future-call.service-store.js';
+import { FutureCallSession } from './store/future-call.session.js';
+
+/** What every module of the app can use: the service, and what it stands on. Global, so Nest destroys it last. */
+@Module({
+  imports: [DiscoveryModule],
+  providers: [
+    { provide: FUTURE_CALL_OPTIONS, inject: [MODULE_OPTIONS_TOKEN], useFactory: resolveOptions },
+    FutureCallExplorer,
+    FutureCallRegistry,
+    FutureCallSchema,
+    FutureCallServiceStore,
+    FutureCallService,
+    FutureCallWake,
+  ],
+  exports: [
+    FUTURE_CALL_OPTIONS,
+    FUTURE_CALL_DATA_SOURCE,
+    FutureCallRegistry,
+    FutureCallSchema,
+    FutureCallService,
+    FutureCallWake,
+  ],
+})
+class FutureCallCoreModule extends ConfigurableModuleClass {}
+
+/**
+ * Import it once, in the root module: `FutureCallModule.forRoot()` or `forRootAsync()`. It runs the calls; what
+ * schedules them is global. Not global itself, so that it drains while the providers of handlers are still alive.
+ */
+@Module({
+  providers: [
+    FutureCallSession,
+    FutureCallEngineStore,
+    FutureCallCompleter,
+    FutureCallExecutor,
+    FutureCallPoller,
+    FutureCallRescuer,
+    FutureCallRunner,
+  ],
+})
+export class FutureCallModule {
+  constructor(modules: ModulesContainer) {
+    const own = [...modules.values()].filter(({ metatype }) => metatype === FutureCallModule);
+    if (own.length > 1) {
+      throw new FutureCallOptionsError(
+        `FutureCallModule is imported ${own.length} times, and an app can have one. Call forRoot() in the root module only: ` +
+          `FutureCallService is global and needs no import.`,
+      );
+    }
+  }
+
+  /** @throws FutureCallOptionsError at boot, for a wrong option. */
+  static forRoot(options: FutureCallModuleOptions & FutureCallModuleExtras = {}): DynamicModule {
+    const { dataSource, ...rest } = options;
+    return withCore(ConfigurableModuleClass.forRoot.call(FutureCallCoreModule, rest), dataSource);
+  }
+
+  /** As `forRoot`, with the options from a factory. `dataSource` stands beside it. */
+  static forRootAsync(options: FutureCallModuleAsyncOptions): DynamicModule {
+    const { dataSource, ...rest } = options;
+    return withCore(ConfigurableModuleClass.forRootAsync.call(FutureCallCoreModule, rest), dataSource);
+  }
+}
+
+function withCore(core: DynamicModule, dataSource: FutureCallModuleExtras['dataSource']): DynamicModule {
+  return {
+    module: FutureCallModule,
+    imports: [
+      {
+        ...core,
+        global: true,
+        imports: [...(core.imports ?? []), TypeOrmModule.forFeature([...futureCallEntities], dataSource)],
+        providers: [
+          ...(core.providers ?? []),
+          { provide: FUTURE_CALL_DATA_SOURCE, useExisting: getDataSourceToken(dataSource) },
+        ],
+      },
+    ],
+  };
+}

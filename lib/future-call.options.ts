@@ -1,0 +1,200 @@
+import { parseDuration, type Duration } from './common/duration.js';
+import { show } from './common/show.js';
+import { FutureCallOptionsError } from './future-call.errors.js';
+
+/** Options of `FutureCallModule.forRoot()`. Lengths of time take milliseconds, `'10s'` or `{ seconds: 10 }`. */
+export interface FutureCallModuleOptions {
+  /**
+   * Whether this process runs calls. With `false` it schedules and cancels, opens no connection of its own after
+   * boot and never runs a call: for serverless functions, scripts and web processes beside separate ones that execute.
+   *
+   * @default true
+   */
+  execute?: boolean;
+  /**
+   * How many calls run at one time in this process, over all handlers. Raise it for handlers that wait on the
+   * network; it does not add CPU. From 1 to 10,000.
+   *
+   * @default 10
+   */
+  concurrency?: number;
+  /**
+   * Whether to claim ahead of free slots, about 50 ms of work at the speed at which handlers have been ending
+   * lately. Slow handlers claim nothing ahead. A claimed call counts as started: it can no longer be cancelled, and
+   * if the process is killed it ends as `interrupted` though its handler never ran. With `false` only what can start
+   * now is claimed, at the price of throughput.
+   *
+   * @default true
+   */
+  prefetch?: boolean;
+  /**
+   * How often to look for due calls that nothing announced: rows inserted by hand, a notification that was lost.
+   * The longest that such a call is late. From 100 ms to 1 hour.
+   *
+   * @default 10_000
+   */
+  pollInterval?: Duration;
+  /**
+   * How long an instance's liveness lock must be seen missing before its calls are taken from it. Shorter finds a
+   * crash sooner and makes more statements (two per `rescueAfter`); much shorter than a reconnect takes, a network
+   * hiccup becomes a crash. From 500 ms to 5 minutes.
+   *
+   * @default 5_000
+   */
+  rescueAfter?: Duration;
+  /**
+   * How long running calls may take to finish when the app closes. Then their `signal` is aborted and what does not
+   * end promptly is `interrupted`. Keep it below the grace period of whatever stops the process (Kubernetes: 30 s).
+   * From 0 to 1 hour.
+   *
+   * @default 20_000
+   */
+  shutdownTimeout?: Duration;
+  /**
+   * Whether to create and upgrade the tables at boot. With `false` run `futureCallMigrations` yourself; boot fails
+   * when the tables are missing or too old.
+   *
+   * @default true
+   */
+  migrate?: boolean;
+  /**
+   * What to do with a call for a name that this process has no handler for: `'refuse'` finds the typo, `'accept'` is
+   * for a process whose handlers run elsewhere. A process with `execute: false` always accepts.
+   *
+   * @default 'refuse'
+   */
+  unknownNames?: 'refuse' | 'accept';
+  /**
+   * A connection string for the instance's own connection, when the data source goes through a pooler such as
+   * PgBouncer in transaction mode. It must lead to the same database, directly.
+   *
+   * @default the data source's own options
+   */
+  sessionUrl?: string | undefined;
+  /**
+   * Whether scheduling and cancelling use named prepared statements on the app's pool. Set it to `false` behind a
+   * pooler that does not support them.
+   *
+   * @default true
+   */
+  preparedStatements?: boolean;
+}
+
+/** For `forRootAsync({ useClass })` and `useExisting`. */
+export interface FutureCallOptionsFactory {
+  createFutureCallOptions(): FutureCallModuleOptions | Promise<FutureCallModuleOptions>;
+}
+
+/** The options after validation: every length of time in milliseconds. */
+export interface ResolvedOptions {
+  readonly execute: boolean;
+  readonly concurrency: number;
+  readonly prefetch: boolean;
+  readonly pollInterval: number;
+  readonly rescueAfter: number;
+  readonly shutdownTimeout: number;
+  readonly migrate: boolean;
+  readonly unknownNames: 'refuse' | 'accept';
+  readonly sessionUrl: string | undefined;
+  readonly preparedStatements: boolean;
+}
+
+export const DEFAULTS: ResolvedOptions = {
+  execute: true,
+  concurrency: 10,
+  prefetch: true,
+  pollInterval: 10_000,
+  rescueAfter: 5_000,
+  shutdownTimeout: 20_000,
+  migrate: true,
+  unknownNames: 'refuse',
+  sessionUrl: undefined,
+  preparedStatements: true,
+};
+
+/** Injection token of the resolved options. */
+export const FUTURE_CALL_OPTIONS = Symbol('FUTURE_CALL_OPTIONS');
+
+/** Injection token of the data source that holds the calls. */
+export const FUTURE_CALL_DATA_SOURCE = Symbol('FUTURE_CALL_DATA_SOURCE');
+
+export const MAX_CONCURRENCY = 10_000;
+
+/** Fills in the defaults. Throws `FutureCallOptionsError`, naming the option, the value and what it takes. */
+export function resolveOptions(options: FutureCallModuleOptions): ResolvedOptions {
+  if (typeof options !== 'object' || options === null) {
+    throw new FutureCallOptionsError(`FutureCallModule takes an object of options, not ${show(options)}.`);
+  }
+  refuseUnknown('FutureCallModule', options, Object.keys(DEFAULTS));
+  const read = <K extends keyof ResolvedOptions>(
+    name: K,
+    reader: (name: string, value: unknown) => ResolvedOptions[K],
+  ): ResolvedOptions[K] => {
+    const value = (options as Record<string, unknown>)[name];
+    return value === undefined ? DEFAULTS[name] : reader(`FutureCallModule's ${name}`, value);
+  };
+  return {
+    execute: read('execute', boolean),
+    concurrency: read('concurrency', concurrency),
+    prefetch: read('prefetch', boolean),
+    pollInterval: read('pollInterval', durationBetween(100, 3_600_000)),
+    rescueAfter: read('rescueAfter', durationBetween(500, 300_000)),
+    shutdownTimeout: read('shutdownTimeout', durationBetween(0, 3_600_000)),
+    migrate: read('migrate', boolean),
+    unknownNames: read('unknownNames', oneOf('refuse', 'accept')),
+    sessionUrl: read('sessionUrl', postgresUrl),
+    preparedStatements: read('preparedStatements', boolean),
+  };
+}
+
+/** Throws `FutureCallOptionsError` for a name that is no option: most often a typo that would do nothing. */
+export function refuseUnknown(owner: string, options: object, known: readonly string[]): void {
+  const unknown = Object.keys(options).filter((name) => !known.includes(name));
+  if (unknown.length === 0) return;
+  throw new FutureCallOptionsError(
+    `${owner} has no option ${unknown.map((name) => `"${name}"`).join(', ')}. Its options are ${known.join(', ')}.`,
+  );
+}
+
+/** A number of slots. */
+export function concurrency(name: string, value: unknown): number {
+  if (Number.isInteger(value) && (value as number) >= 1 && (value as number) <= MAX_CONCURRENCY)
+    return value as number;
+  throw wrong(name, value, `a whole number from 1 to ${MAX_CONCURRENCY}`);
+}
+
+function boolean(name: string, value: unknown): boolean {
+  if (typeof value === 'boolean') return value;
+  throw wrong(name, value, 'true or false');
+}
+
+function oneOf<T extends string>(...allowed: T[]) {
+  return (name: string, value: unknown): T => {
+    if (allowed.includes(value as T)) return value as T;
+    throw wrong(name, value, allowed.map((one) => `'${one}'`).join(' or '));
+  };
+}
+
+function durationBetween(least: number, most: number) {
+  return (name: string, value: unknown): number => {
+    let duration: number;
+    try {
+      duration = Math.round(parseDuration(value));
+    } catch (error) {
+      if (!(error instanceof RangeError)) throw error;
+      throw new FutureCallOptionsError(`${name}: ${error.message}`, { cause: error });
+    }
+    if (duration >= least && duration <= most) return duration;
+    throw wrong(name, value, `a length of time from ${least} ms to ${most} ms`);
+  };
+}
+
+function postgresUrl(name: string, value: unknown): string {
+  if (typeof value === 'string' && /^postgres(ql)?:\/\//.test(value)) return value;
+  // The value may hold a password.
+  throw new FutureCallOptionsError(`${name} must be a connection string that begins with postgres://.`);
+}
+
+function wrong(name: string, value: unknown, expected: string): FutureCallOptionsError {
+  return new FutureCallOptionsError(`${name} must be ${expected}, but it is ${show(value)}.`);
+}

@@ -1,0 +1,111 @@
+import type { EntityManager } from 'typeorm';
+import type { Delay } from './common/duration.js';
+
+/**
+ * What survives the way through JSON unchanged. A type with a `Date`, a `Map`, a `bigint` or a function in it is
+ * not its own JSON form: a `Date` arrives as a string, so the handler's `data` says `string`.
+ */
+export type JsonForm<T> = T extends string | number | boolean | null | undefined
+  ? T
+  : T extends bigint | symbol | Date | RegExp | Error | ArrayBufferLike | ArrayBufferView | Promise<unknown>
+    ? never
+    : T extends ReadonlyMap<unknown, unknown> | ReadonlySet<unknown>
+      ? never
+      : T extends (...args: never[]) => unknown
+        ? never
+        : T extends object
+          ? { [K in keyof T]: JsonForm<T[K]> }
+          : unknown extends T
+            ? T
+            : never;
+
+/** What a handler learns about the call it runs. */
+export interface FutureCallContext {
+  /** The call's id: a decimal number as a string, unique for ever. */
+  readonly id: string;
+  /** The handler's name. */
+  readonly name: string;
+  /** The identifier it was scheduled with, or null. */
+  readonly identifier: string | null;
+  /** When the call was due, by the database's clock. */
+  readonly dueAt: Date;
+  /** Which start of this call it is, counted from 1. */
+  readonly attempt: number;
+  /**
+   * Aborted when the call should end early: its instance shuts down and `shutdownTimeout` is over, or the instance
+   * was taken for dead and the call may have been given to another one.
+   */
+  readonly signal: AbortSignal;
+}
+
+/**
+ * A provider marked `@FutureCall('name')`. `T` is the type of `data` as it arrives: its JSON form, so without a
+ * `Date` in it. The decorator refuses other types.
+ */
+export interface FutureCallHandler<T = unknown> {
+  /** Runs the call. It has completed when the promise resolves, and failed when it rejects. */
+  invoke(data: T, call: FutureCallContext): unknown;
+}
+
+/** A handler's class, as scheduling takes it. */
+export type FutureCallHandlerClass = abstract new (...args: never[]) => FutureCallHandler<never>;
+
+/** The type of `data` that a handler's class takes. A handler without parameters takes `null` or `undefined`. */
+export type FutureCallData<H extends FutureCallHandlerClass> =
+  Parameters<InstanceType<H>['invoke']> extends [infer D, ...unknown[]] ? D : null | undefined;
+
+/** Options of `@FutureCall(name, options)`. */
+export interface FutureCallHandlerOptions {
+  /**
+   * How many calls of this handler run at one time in one process. The module's `concurrency` is shared by all
+   * handlers; only this limit keeps a slow handler from taking every slot.
+   *
+   * @default the module's `concurrency`
+   */
+  concurrency?: number;
+}
+
+/** Options of `callWithDelay` and `callAtTime`. */
+export interface ScheduleOptions {
+  /** A label to cancel by, 1 to 255 characters. Calls may share it. */
+  identifier?: string | null;
+  /** The `EntityManager` of your transaction: the call exists if and only if it commits. */
+  manager?: EntityManager;
+}
+
+/** Options of `cancel`. */
+export interface CancelOptions {
+  /** The `EntityManager` of your transaction: the calls are cancelled if and only if it commits. */
+  manager?: EntityManager;
+}
+
+/** A call that was accepted. */
+export interface ScheduledFutureCall {
+  /** Its id: a decimal number as a string, unique for ever. */
+  readonly id: string;
+  /** The handler's name. */
+  readonly name: string;
+  /** The identifier it was scheduled with, or null. */
+  readonly identifier: string | null;
+  /** When it is due, by the database's clock, in whole milliseconds. */
+  readonly dueAt: Date;
+}
+
+/** How a call ended. */
+export type FutureCallOutcome = 'completed' | 'failed' | 'interrupted' | 'cancelled';
+
+/** What is kept of an attempt that did not complete. */
+export interface FutureCallErrorRecord {
+  /** Which attempt it was, counted from 1. */
+  attempt: number;
+  /** When it ended: ISO 8601, UTC. */
+  at: string;
+  /** The error's name, or the type of what was thrown. */
+  name: string;
+  message: string;
+  stack?: string;
+  /** The error's own cause, and so on, a few levels deep. */
+  cause?: Omit<FutureCallErrorRecord, 'attempt' | 'at'>;
+}
+
+export type { Delay };

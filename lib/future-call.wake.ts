@@ -1,0 +1,34 @@
+import { Injectable } from '@nestjs/common';
+
+/** The poller of this process, as scheduling sees it. */
+export interface LocalPoller {
+  /** Whether a call of that handler that is due now would be claimed at once. */
+  canClaim(name: string): boolean;
+  /** A call was scheduled: due at that moment, in milliseconds since 1970. */
+  scheduled(name: string, dueAt: number): void;
+}
+
+/**
+ * How scheduling reaches the poller of its own process, if there is one, without knowing the runner: a call that is
+ * due now and can be claimed here at once needs no notification, and notifications are the dearest part of a commit.
+ */
+@Injectable()
+export class FutureCallWake implements LocalPoller {
+  private poller: LocalPoller | undefined;
+
+  attach(poller: LocalPoller): void {
+    this.poller = poller;
+  }
+
+  detach(): void {
+    this.poller = undefined;
+  }
+
+  canClaim(name: string): boolean {
+    return this.poller?.canClaim(name) ?? false;
+  }
+
+  scheduled(name: string, dueAt: number): void {
+    this.poller?.scheduled(name, dueAt);
+  }
+}

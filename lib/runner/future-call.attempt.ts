@@ -1,0 +1,41 @@
+import { parseTimestamp } from '../common/timestamp.js';
+import type { FutureCallContext } from '../future-call.types.js';
+import type { ClaimedCall } from '../store/future-call.engine-store.js';
+
+/** One start of a call: what the handler gets to see of it. */
+export class FutureCallAttempt implements FutureCallContext {
+  readonly id: string;
+  readonly name: string;
+  readonly identifier: string | null;
+  readonly dueAt: Date;
+  readonly attempt: number;
+  /** Made when a handler asks for it: most never do, and it is the dearest part of a start. */
+  #controller: AbortController | undefined;
+  #abortedFor: unknown;
+
+  constructor(call: ClaimedCall) {
+    this.id = call.id;
+    this.name = call.name;
+    this.identifier = call.identifier;
+    this.dueAt = new Date(parseTimestamp(call.dueAt));
+    this.attempt = call.attempt;
+  }
+
+  get signal(): AbortSignal {
+    if (this.#controller === undefined) {
+      this.#controller = new AbortController();
+      if (this.isAborted) this.#controller.abort(this.#abortedFor);
+    }
+    return this.#controller.signal;
+  }
+
+  get isAborted(): boolean {
+    return this.#abortedFor !== undefined;
+  }
+
+  abort(reason: Error): void {
+    if (this.isAborted) return;
+    this.#abortedFor = reason;
+    this.#controller?.abort(reason);
+  }
+}

@@ -1,0 +1,85 @@
+import { setImmediate as nextTurn } from 'node:timers/promises';
+import { Injectable, Logger } from '@nestjs/common';
+import { sleep } from '../common/sleep.js';
+import { FutureCallEngineStore, type AttemptEnd } from '../store/future-call.engine-store.js';
+import { FutureCallSession } from '../store/future-call.session.js';
+
+/** How many ends go into one statement. */
+const LARGEST_BATCH = 5_000;
+/** How long to wait before trying again on a session that works, in milliseconds: after a deadlock, say. */
+const RETRY_AFTER = 100;
+
+/**
+ * Records how attempts ended, in batches that nobody waits for: while one statement is on its way, the next ends
+ * collect. While the session is lost they wait; a call stays known until its end is confirmed.
+ */
+@Injectable()
+export class FutureCallCompleter {
+  private readonly logger = new Logger('FutureCall');
+  private readonly stopped = new AbortController();
+  private waiting: AttemptEnd[] = [];
+  private isRecording = false;
+  private recording = Promise.resolve();
+  private confirmed: (ends: readonly AttemptEnd[]) => void = () => {};
+
+  constructor(
+    private readonly store: FutureCallEngineStore,
+    private readonly session: FutureCallSession,
+  ) {}
+
+  /** Who is told that ends are recorded. */
+  onConfirmed(listener: (ends: readonly AttemptEnd[]) => void): void {
+    this.confirmed = listener;
+  }
+
+  add(end: AttemptEnd): void {
+    this.waiting.push(end);
+    this.resume();
+  }
+
+  /** Goes on after the session was lost. */
+  resume(): void {
+    if (!this.isRecording) this.recording = this.record();
+  }
+
+  /** Resolves when everything that was added is recorded, or the signal is aborted. */
+  async settled(signal: AbortSignal): Promise<void> {
+    await this.recording;
+    while (this.waiting.length > 0 && !signal.aborted) {
+      await sleep(RETRY_AFTER, signal);
+      await this.recording;
+    }
+  }
+
+  stop(): void {
+    this.stopped.abort();
+  }
+
+  private async record(): Promise<void> {
+    this.isRecording = true;
+    try {
+      // What ends in the same turn of the event loop goes together.
+      await nextTurn();
+      while (this.waiting.length > 0 && this.session.isOpen && !this.stopped.signal.aborted) {
+        await this.recordBatch(this.waiting.splice(0, LARGEST_BATCH));
+      }
+    } finally {
+      // In the same turn as the last look at what is waiting.
+      this.isRecording = false;
+    }
+  }
+
+  private async recordBatch(batch: AttemptEnd[]): Promise<void> {
+    try {
+      await this.store.end(batch);
+      this.confirmed(batch);
+    } catch (error) {
+      this.waiting = [...batch, ...this.waiting];
+      if (!this.session.isOpen) return;
+      this.logger.warn(
+        `Recording how ${batch.length} calls ended failed, and is tried again: ${String(error)}`,
+      );
+      await sleep(RETRY_AFTER, this.stopped.signal);
+    }
+  }
+}

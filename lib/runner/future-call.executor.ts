@@ -1,0 +1,254 @@
+import { AsyncResource } from 'node:async_hooks';
+import { Inject, Injectable, Logger } from '@nestjs/common';
+import { describeError } from '../common/describe-error.js';
+import type { RegisteredHandler } from '../discovery/future-call.explorer.js';
+import { FUTURE_CALL_OPTIONS, type ResolvedOptions } from '../future-call.options.js';
+import type { AttemptEnd, ClaimedCall } from '../store/future-call.engine-store.js';
+import { FutureCallSession } from '../store/future-call.session.js';
+import { FutureCallAttempt } from './future-call.attempt.js';
+import { FutureCallCompleter } from './future-call.completer.js';
+import { FutureCallSpeed } from './future-call.speed.js';
+
+/** How much may be claimed now. */
+export interface Capacity {
+  readonly total: number;
+  /** For one handler; never more than `total`. */
+  of(name: string): number;
+}
+
+/** A handler, its claimed calls and its slots. */
+interface HandlerState {
+  readonly handler: RegisteredHandler;
+  readonly limit: number;
+  readonly speed: FutureCallSpeed;
+  /** Claimed, not started: at most the prefetch. */
+  queue: ClaimedCall[];
+  running: number;
+}
+
+/** The most that is claimed ahead of free slots, over all handlers. */
+export const MAX_PREFETCH = 4_000;
+
+/** Runs attempts: who may start, within the limits of the module and of each handler, and what becomes of it. */
+@Injectable()
+export class FutureCallExecutor {
+  private readonly logger = new Logger('FutureCall');
+  private readonly handlers = new Map<string, HandlerState>();
+  /** Every call that was claimed and whose end is not confirmed. */
+  private readonly known = new Map<string, ClaimedCall>();
+  private readonly attempts = new Set<FutureCallAttempt>();
+  private context!: AsyncResource;
+  private queued = 0;
+  private isStarting = false;
+  private isStopped = false;
+  private slotFreed: () => void = () => {};
+  private becameIdle: () => void = () => {};
+
+  constructor(
+    @Inject(FUTURE_CALL_OPTIONS) private readonly options: ResolvedOptions,
+    private readonly session: FutureCallSession,
+    private readonly completer: FutureCallCompleter,
+  ) {}
+
+  start(handlers: Iterable<RegisteredHandler>, slotFreed: () => void): void {
+    // Handlers run in the context of the boot, not of whoever scheduled or claimed: an ambient transaction of a user
+    // would swallow what they write.
+    this.context = new AsyncResource('FutureCall');
+    this.slotFreed = slotFreed;
+    for (const handler of handlers) {
+      const limit = Math.min(
+        handler.options.concurrency ?? this.options.concurrency,
+        this.options.concurrency,
+      );
+      this.handlers.set(handler.name, {
+        handler,
+        limit,
+        speed: new FutureCallSpeed(),
+        queue: [],
+        running: 0,
+      });
+    }
+    this.completer.onConfirmed((ends) => this.forget(ends));
+  }
+
+  /** How many handlers run. */
+  get running(): number {
+    return this.attempts.size;
+  }
+
+  /** Whether a call of that handler would start at once. */
+  hasSlot(name: string): boolean {
+    const state = this.handlers.get(name);
+    return (
+      state !== undefined && this.running + this.queued < this.options.concurrency && freeSlots(state) > 0
+    );
+  }
+
+  /** What may be claimed now, or undefined when it is not worth a statement yet. */
+  capacity(): Capacity | undefined {
+    if (this.isStopped) return undefined;
+    const now = performance.now();
+    let ahead = 0;
+    let spokenFor = 0;
+    for (const state of this.handlers.values()) {
+      if (this.options.prefetch) ahead += state.speed.perWindow(now);
+      spokenFor += Math.min(state.queue.length, state.limit - state.running);
+    }
+    ahead = Math.min(ahead, MAX_PREFETCH);
+    const slots = Math.max(0, this.options.concurrency - this.running - spokenFor);
+    const room = Math.max(0, ahead - this.queued);
+    // With all slots busy, let the prefetch shrink to half before it is filled up: fewer and larger claims.
+    if (slots === 0 && room < Math.max(1, ahead / 2)) return undefined;
+    const total = slots + room;
+    return {
+      total,
+      of: (name) => {
+        const state = this.handlers.get(name)!;
+        const ownRoom = this.options.prefetch
+          ? Math.max(0, state.speed.perWindow(now) - state.queue.length)
+          : 0;
+        return Math.min(total, freeSlots(state) + ownRoom);
+      },
+    };
+  }
+
+  /** Takes over claimed calls and starts what can start. */
+  accept(calls: readonly ClaimedCall[]): void {
+    const now = performance.now();
+    for (const call of calls) {
+      const state = this.handlers.get(call.name)!;
+      if (state.running === 0 && state.queue.length === 0) state.speed.wake(now);
+      state.queue.push(call);
+      this.known.set(call.id, call);
+    }
+    this.queued += calls.length;
+    this.startNext();
+  }
+
+  /** Starts what can start: after the session has answered again. */
+  resume(): void {
+    this.startNext();
+  }
+
+  /** Every claimed call whose end is not confirmed. */
+  knownCalls(): ClaimedCall[] {
+    return [...this.known.values()];
+  }
+
+  /** Hands out what was claimed and never started; the executor forgets it. */
+  takeQueued(): ClaimedCall[] {
+    const calls = [...this.handlers.values()].flatMap((state) => state.queue.splice(0));
+    this.queued = 0;
+    for (const { id } of calls) this.known.delete(id);
+    return calls;
+  }
+
+  /** Starts nothing any more. */
+  stop(): void {
+    this.isStopped = true;
+  }
+
+  /** Aborts the signal of every attempt that runs. */
+  abort(reason: Error): void {
+    for (const attempt of this.attempts) attempt.abort(reason);
+  }
+
+  /** Resolves when no handler runs. */
+  async idle(): Promise<void> {
+    if (this.running > 0) await new Promise<void>((resolve) => (this.becameIdle = resolve));
+  }
+
+  private startNext(): void {
+    // A handler that ends synchronously comes back here from within.
+    if (this.isStarting) return;
+    this.isStarting = true;
+    try {
+      while (
+        this.queued > 0 &&
+        !this.isStopped &&
+        this.running < this.options.concurrency &&
+        this.session.isTrusted
+      ) {
+        const state = this.nextHandler();
+        if (state === undefined) break;
+        this.queued--;
+        this.begin(state, state.queue.shift()!);
+      }
+    } finally {
+      this.isStarting = false;
+    }
+  }
+
+  /** The handlers take turns: who starts one goes to the end of the map. */
+  private nextHandler(): HandlerState | undefined {
+    for (const [name, state] of this.handlers) {
+      if (state.queue.length === 0 || state.running >= state.limit) continue;
+      if (this.handlers.size > 1) {
+        this.handlers.delete(name);
+        this.handlers.set(name, state);
+      }
+      return state;
+    }
+    return undefined;
+  }
+
+  private begin(state: HandlerState, call: ClaimedCall): void {
+    const attempt = new FutureCallAttempt(call);
+    this.attempts.add(attempt);
+    state.running++;
+    state.speed.count();
+    let result: unknown;
+    try {
+      const data: unknown = call.data === null ? null : JSON.parse(call.data);
+      result = this.context.runInAsyncScope(state.handler.invoke, undefined, data, attempt);
+    } catch (error) {
+      this.failed(state, call, attempt, error);
+      return;
+    }
+    if (isThenable(result)) {
+      Promise.resolve(result).then(
+        () => this.ended(state, attempt, { call, error: null }),
+        (error: unknown) => this.failed(state, call, attempt, error),
+      );
+    } else {
+      this.ended(state, attempt, { call, error: null });
+    }
+  }
+
+  private failed(state: HandlerState, call: ClaimedCall, attempt: FutureCallAttempt, thrown: unknown): void {
+    if (attempt.isAborted) {
+      // It was told to end early and did. What it is worth is decided where it was told: by the drain or by a rescuer.
+      this.ended(state, attempt, undefined);
+      return;
+    }
+    const error = describeError(thrown);
+    const identifier = call.identifier === null ? '' : `, identifier "${call.identifier}"`;
+    this.logger.error(
+      `Future call "${call.name}" failed (id ${call.id}, attempt ${call.attempt}${identifier}): ${error.message}`,
+      error.stack,
+    );
+    this.ended(state, attempt, { call, error: JSON.stringify({ attempt: call.attempt, ...error }) });
+  }
+
+  private ended(state: HandlerState, attempt: FutureCallAttempt, end: AttemptEnd | undefined): void {
+    this.attempts.delete(attempt);
+    state.running--;
+    if (end !== undefined) this.completer.add(end);
+    this.startNext();
+    if (this.running === 0) this.becameIdle();
+    this.slotFreed();
+  }
+
+  private forget(ends: readonly AttemptEnd[]): void {
+    // Only if it is still the same claim: the call may have come back meanwhile.
+    for (const { call } of ends) if (this.known.get(call.id) === call) this.known.delete(call.id);
+  }
+}
+
+function freeSlots({ limit, running, queue }: HandlerState): number {
+  return Math.max(0, limit - running - queue.length);
+}
+
+function isThenable(value: unknown): value is PromiseLike<unknown> {
+  return typeof (value as PromiseLike<unknown> | null | undefined)?.then === 'function';
+}

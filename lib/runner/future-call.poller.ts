@@ -1,0 +1,212 @@
+import { Inject, Injectable, Logger } from '@nestjs/common';
+import { parseTimestamp } from '../common/timestamp.js';
+import { FUTURE_CALL_OPTIONS, type ResolvedOptions } from '../future-call.options.js';
+import type { LocalPoller } from '../future-call.wake.js';
+import {
+  FutureCallEngineStore,
+  type ClaimRequest,
+  type Watermark,
+} from '../store/future-call.engine-store.js';
+import { FutureCallSession } from '../store/future-call.session.js';
+import { NOTIFICATION_SEPARATOR } from '../store/future-call.sql.js';
+import { FutureCallExecutor, type Capacity } from './future-call.executor.js';
+
+const FROM_THE_START: Watermark = { dueAt: '-infinity', id: '0' };
+const YEAR_ONE = Date.parse('0001-01-01T00:00:00Z');
+
+/** What the poller knows of one handler's calls. */
+interface PolledHandler {
+  readonly name: string;
+  /** Everything before it is known to be claimed, so that a claim does not walk over the dead rows of the last ones. */
+  since: Watermark;
+  /** Whether there may be a due call. */
+  mayHaveDue: boolean;
+  /** The earliest due time that was announced while a claim was on its way, in milliseconds since 1970. */
+  announced: number;
+}
+
+/**
+ * Decides when to claim: when a call becomes due, is announced, or a slot becomes free while there may be more; and
+ * every `pollInterval`, for what nobody announced. What is due but cannot be claimed, because there is no slot or
+ * somebody has it locked, waits for one of these; no timer spins on it.
+ */
+@Injectable()
+export class FutureCallPoller implements LocalPoller {
+  private readonly logger = new Logger('FutureCall');
+  /** The least recently served first. */
+  private handlers: PolledHandler[] = [];
+  private readonly byName = new Map<string, PolledHandler>();
+  private claiming: Promise<void> | undefined;
+  private pollTimer: NodeJS.Timeout | undefined;
+  private dueTimer: NodeJS.Timeout | undefined;
+  private dueTimerAt = Infinity;
+  /** What to add to this process's monotonic clock to get the database's, at most. */
+  private clockOffset: number | undefined;
+  private served = 1;
+  private isStopped = true;
+
+  constructor(
+    @Inject(FUTURE_CALL_OPTIONS) private readonly options: ResolvedOptions,
+    private readonly store: FutureCallEngineStore,
+    private readonly session: FutureCallSession,
+    private readonly executor: FutureCallExecutor,
+  ) {}
+
+  start(names: Iterable<string>): void {
+    for (const name of names) {
+      const handler = { name, since: FROM_THE_START, mayHaveDue: true, announced: Infinity };
+      this.handlers.push(handler);
+      this.byName.set(name, handler);
+    }
+    this.isStopped = false;
+    this.pollTimer = setInterval(() => this.poll(), this.options.pollInterval);
+    this.claimIfWorthwhile();
+  }
+
+  /** Claims nothing any more, and waits for the claim that is on its way. */
+  async stop(): Promise<void> {
+    this.isStopped = true;
+    clearInterval(this.pollTimer);
+    this.disarm();
+    await this.claiming;
+  }
+
+  /** Looks for everything, from the start. Also after a reconnect: notifications were missed. */
+  poll(): void {
+    for (const handler of this.handlers) announce(handler, -Infinity);
+    this.claimIfWorthwhile();
+  }
+
+  /** A slot is free. */
+  slotFreed(): void {
+    this.claimIfWorthwhile();
+  }
+
+  /** A notification arrived. Anybody can send one: what is not ours is ignored. */
+  notified(payload: string): void {
+    const separator = payload.indexOf(NOTIFICATION_SEPARATOR);
+    const dueAt = Number(payload.slice(0, separator));
+    if (separator <= 0 || !Number.isFinite(dueAt)) return;
+    this.scheduled(payload.slice(separator + 1), dueAt);
+  }
+
+  canClaim(name: string): boolean {
+    return !this.isStopped && this.session.isTrusted && this.executor.hasSlot(name);
+  }
+
+  scheduled(name: string, dueAt: number): void {
+    const handler = this.byName.get(name);
+    if (handler === undefined || this.isStopped) return;
+    const isDue = this.clockOffset === undefined || dueAt <= this.databaseClock(this.clockOffset);
+    announce(handler, dueAt, isDue);
+    if (isDue) this.claimIfWorthwhile();
+    else this.arm(dueAt);
+  }
+
+  private claimIfWorthwhile(): void {
+    if (this.isStopped || this.claiming !== undefined || !this.session.isOpen) return;
+    if (!this.handlers.some(({ mayHaveDue }) => mayHaveDue)) return;
+    const capacity = this.executor.capacity();
+    if (capacity === undefined) return;
+    const requests = this.requests(capacity);
+    if (!requests.some(({ name }) => this.byName.get(name)!.mayHaveDue)) return;
+    this.claiming = this.claim(requests, capacity.total)
+      .catch((error: unknown) => this.logger.debug(`A claim failed: ${String(error)}`))
+      .finally(() => {
+        this.claiming = undefined;
+        this.claimIfWorthwhile();
+      });
+  }
+
+  /** All handlers with a free slot, due calls or not: the claim also tells when the next one of them is due. */
+  private requests(capacity: Capacity): ClaimRequest[] {
+    // Shared out among those that had something last time. More is never locked than claimed: the claim has a limit.
+    const share = Math.ceil(capacity.total / this.served);
+    const requests: ClaimRequest[] = [];
+    for (const handler of this.handlers) {
+      const free = Math.min(share, capacity.of(handler.name));
+      if (free > 0) requests.push({ name: handler.name, free, since: handler.since });
+      // Nobody looks for when its next call is due, so there may be one when it has a slot.
+      else handler.mayHaveDue = true;
+    }
+    return requests;
+  }
+
+  private async claim(requests: readonly ClaimRequest[], limit: number): Promise<void> {
+    for (const { name } of requests) this.byName.get(name)!.announced = Infinity;
+    const sentAt = performance.now();
+    const { calls, now, nextDueAt } = await this.store.claim(requests, limit);
+    // Since the sending, not the answer: this clock may be ahead of the database's, which costs a claim too many, but
+    // not behind, which would make calls late.
+    this.clockOffset = now - sentAt;
+    this.disarm();
+    this.arm(nextDueAt);
+
+    const claimed = new Map<string, { count: number; last: Watermark }>();
+    for (const call of calls) {
+      const of = claimed.get(call.name);
+      if (of === undefined) claimed.set(call.name, { count: 1, last: call });
+      else {
+        of.count++;
+        of.last = call;
+      }
+    }
+    const wasCutShort = calls.length >= limit;
+    for (const { name, free } of requests) {
+      const handler = this.byName.get(name)!;
+      const got = claimed.get(name);
+      handler.mayHaveDue = wasCutShort || (got !== undefined && got.count >= free);
+      if (got !== undefined) handler.since = { dueAt: got.last.dueAt, id: got.last.id };
+      // The driver delivers a notification before the result of the claim that did not see its call yet.
+      if (handler.announced !== Infinity) this.reannounce(handler);
+    }
+    this.served = Math.max(1, claimed.size);
+    if (claimed.size > 0 && this.handlers.length > 1) {
+      this.handlers = [
+        ...this.handlers.filter(({ name }) => !claimed.has(name)),
+        ...this.handlers.filter(({ name }) => claimed.has(name)),
+      ];
+    }
+    if (calls.length > 0) this.executor.accept(calls);
+  }
+
+  private reannounce(handler: PolledHandler): void {
+    const { announced } = handler;
+    const isDue = announced <= this.databaseClock(this.clockOffset!);
+    announce(handler, announced, isDue);
+    if (!isDue) this.arm(announced);
+  }
+
+  private databaseClock(offset: number): number {
+    return performance.now() + offset;
+  }
+
+  /** Sets the timer to a moment of the database's clock, unless it is set to an earlier one. The poll comes anyway. */
+  private arm(dueAt: number): void {
+    if (this.isStopped || dueAt >= this.dueTimerAt) return;
+    const wait = dueAt - this.databaseClock(this.clockOffset!);
+    if (wait > this.options.pollInterval) return;
+    clearTimeout(this.dueTimer);
+    this.dueTimerAt = dueAt;
+    this.dueTimer = setTimeout(() => this.becameDue(), Math.max(1, Math.ceil(wait)));
+  }
+
+  private disarm(): void {
+    clearTimeout(this.dueTimer);
+    this.dueTimerAt = Infinity;
+  }
+
+  private becameDue(): void {
+    this.dueTimerAt = Infinity;
+    for (const handler of this.handlers) handler.mayHaveDue = true;
+    this.claimIfWorthwhile();
+  }
+}
+
+/** There is a call due at that moment: the watermark must not hide it. */
+function announce(handler: PolledHandler, dueAt: number, isDue = true): void {
+  handler.mayHaveDue ||= isDue;
+  handler.announced = Math.min(handler.announced, dueAt);
+  if (dueAt > parseTimestamp(handler.since.dueAt)) return;
+  handler.since = dueAt < YEAR_ONE ? FROM_THE_START : { dueAt: new Date(dueAt).toISOString(), id: '0' };
+}

@@ -1,0 +1,132 @@
+import { Inject, Injectable, Logger } from '@nestjs/common';
+import { sleep } from '../common/sleep.js';
+import { FUTURE_CALL_OPTIONS, type ResolvedOptions } from '../future-call.options.js';
+import {
+  FutureCallEngineStore,
+  type InterruptedCall,
+  type SeenInstance,
+} from '../store/future-call.engine-store.js';
+import { FutureCallSession } from '../store/future-call.session.js';
+
+/** How many looks must have missed a lock, whatever the time between them. */
+const LOOKS = 3;
+/** Every how many looks to look for running calls whose instance has no row at all. */
+const LOOK_AT_EVERYONE = 12;
+/** The least time an answer may take before the session is given up, in milliseconds. */
+const SHORTEST_DEADLINE = 5_000;
+/** How many calls of a dead instance are named in the log. */
+const NAMED_CALLS = 20;
+
+interface Missing {
+  /** When the first answer came that did not have the lock, on this process's monotonic clock. */
+  since: number;
+  looks: number;
+}
+
+/**
+ * Looks every `rescueAfter / 2` who is registered and whose liveness lock is held, and gives the calls of a dead
+ * instance their outcome. The look is also the probe of our own session: it resets its idle timeout, notices a
+ * connection that swallows everything, and finds out if somebody took us for dead.
+ */
+@Injectable()
+export class FutureCallRescuer {
+  private readonly logger = new Logger('FutureCall');
+  private readonly stopped = new AbortController();
+  private readonly missing = new Map<number, Missing>();
+  private looking: Promise<void> | undefined;
+  private looks = 0;
+  private answered: () => void = () => {};
+
+  constructor(
+    @Inject(FUTURE_CALL_OPTIONS) private readonly options: ResolvedOptions,
+    private readonly store: FutureCallEngineStore,
+    private readonly session: FutureCallSession,
+  ) {}
+
+  /** `answered` is told whenever the session has proved that it works. */
+  start(answered: () => void): void {
+    this.answered = answered;
+    this.looking = this.lookRegularly();
+  }
+
+  async stop(): Promise<void> {
+    this.stopped.abort();
+    await this.looking;
+  }
+
+  /** The session was lost: what was seen on it is no unbroken observation. After a restart of the server every lock is missing. */
+  reset(): void {
+    this.missing.clear();
+  }
+
+  private async lookRegularly(): Promise<void> {
+    const { signal } = this.stopped;
+    // A millisecond more, so that three looks span all of `rescueAfter`.
+    const period = this.options.rescueAfter / 2 + 1;
+    while (!signal.aborted) {
+      try {
+        if (this.session.isOpen) await this.look();
+      } catch (error) {
+        this.logger.debug(`A look failed: ${String(error)}`);
+      }
+      await sleep(period, signal);
+    }
+  }
+
+  private async look(): Promise<void> {
+    const sentAt = performance.now();
+    const deadline = setTimeout(
+      () => this.session.abandon('no answer'),
+      Math.max(2 * this.options.rescueAfter, SHORTEST_DEADLINE),
+    );
+    let seen: SeenInstance[];
+    try {
+      seen = await this.store.look(this.looks++ % LOOK_AT_EVERYONE === 0);
+    } finally {
+      clearTimeout(deadline);
+    }
+    const own = seen.find(({ id }) => id === this.session.instance.id);
+    if (own?.holdsLock !== true) {
+      this.session.abandon(own === undefined ? 'our row is gone' : 'our lock is gone');
+      return;
+    }
+    this.answered();
+    for (const instance of this.dead(seen, sentAt)) await this.rescue(instance);
+  }
+
+  /** Whose lock has been missing for the whole of `rescueAfter`, up to when this look was sent. */
+  private dead(seen: readonly SeenInstance[], sentAt: number): SeenInstance[] {
+    const without = seen.filter(({ holdsLock }) => !holdsLock);
+    const ids = new Set(without.map(({ id }) => id));
+    for (const id of this.missing.keys()) if (!ids.has(id)) this.missing.delete(id);
+    const answeredAt = performance.now();
+    return without.filter(({ id }) => {
+      const missing = this.missing.get(id) ?? { since: answeredAt, looks: 0 };
+      missing.looks++;
+      this.missing.set(id, missing);
+      return missing.looks >= LOOKS && sentAt - missing.since >= this.options.rescueAfter;
+    });
+  }
+
+  private async rescue({ id, host, pid }: SeenInstance): Promise<void> {
+    const calls = await this.store.rescue(id);
+    if (calls === undefined) return;
+    this.missing.delete(id);
+    const where = host === null ? '' : ` (${host}, pid ${pid})`;
+    this.logger.warn(`Instance ${id}${where} is dead. ${describeInterrupted(calls)}`);
+  }
+}
+
+/** For the log: how many calls, and which. */
+export function describeInterrupted(calls: readonly InterruptedCall[]): string {
+  if (calls.length === 0) return 'No call was interrupted.';
+  const named = calls
+    .slice(0, NAMED_CALLS)
+    .map(({ id, name, attempt, identifier }) => {
+      const label = identifier === null ? '' : `, identifier "${identifier}"`;
+      return `"${name}" (id ${id}, attempt ${attempt}${label})`;
+    })
+    .join(', ');
+  const more = calls.length > NAMED_CALLS ? ` and ${calls.length - NAMED_CALLS} more` : '';
+  return `Interrupted ${calls.length === 1 ? '1 call' : `${calls.length} calls`}: ${named}${more}.`;
+}

@@ -1,0 +1,170 @@
+import {
+  Inject,
+  Injectable,
+  Logger,
+  type OnApplicationBootstrap,
+  type OnModuleDestroy,
+} from '@nestjs/common';
+import { sleep } from '../common/sleep.js';
+import { FutureCallRegistry } from '../discovery/future-call.registry.js';
+import { FUTURE_CALL_OPTIONS, type ResolvedOptions } from '../future-call.options.js';
+import { FutureCallWake } from '../future-call.wake.js';
+import { FutureCallEngineStore } from '../store/future-call.engine-store.js';
+import { FutureCallSchema } from '../store/future-call.schema.js';
+import { FutureCallSession, type SessionListener } from '../store/future-call.session.js';
+import { FutureCallCompleter } from './future-call.completer.js';
+import { FutureCallExecutor } from './future-call.executor.js';
+import { FutureCallPoller } from './future-call.poller.js';
+import { describeInterrupted, FutureCallRescuer } from './future-call.rescuer.js';
+
+/** How long a handler may take to end once its signal is aborted, in milliseconds. */
+const ABORT_GRACE = 500;
+/** How long the last statements of a drain may take, in milliseconds: the database may be away. */
+const LAST_WORDS = 3_000;
+
+/**
+ * Starts what runs calls when the app has booted, and drains it when the app closes: the only place that knows Nest's
+ * lifecycle. Its module must not be global: Nest destroys global modules last, after what handlers depend on.
+ */
+@Injectable()
+export class FutureCallRunner implements OnApplicationBootstrap, OnModuleDestroy, SessionListener {
+  private readonly logger = new Logger('FutureCall');
+  private draining: Promise<void> | undefined;
+  private isRunning = false;
+
+  constructor(
+    @Inject(FUTURE_CALL_OPTIONS) private readonly options: ResolvedOptions,
+    private readonly registry: FutureCallRegistry,
+    private readonly schema: FutureCallSchema,
+    private readonly session: FutureCallSession,
+    private readonly store: FutureCallEngineStore,
+    private readonly poller: FutureCallPoller,
+    private readonly executor: FutureCallExecutor,
+    private readonly completer: FutureCallCompleter,
+    private readonly rescuer: FutureCallRescuer,
+    private readonly wake: FutureCallWake,
+  ) {}
+
+  async onApplicationBootstrap(): Promise<void> {
+    const { handlers } = this.registry;
+    await this.schema.ready();
+    if (!this.options.execute) {
+      this.logger.log('Ready to schedule future calls. This process runs none (execute: false).');
+      return;
+    }
+    const names = [...handlers.keys()];
+    await this.session.start(Object.fromEntries(names.map((name) => [name, 1])), this);
+    this.isRunning = true;
+    this.executor.start(handlers.values(), () => this.poller.slotFreed());
+    this.rescuer.start(() => this.executor.resume());
+    this.poller.start(names);
+    this.wake.attach(this.poller);
+    const { concurrency } = this.options;
+    this.logger.log(
+      `Instance ${this.session.instance.id} runs future calls, ${concurrency} at a time: ${names.join(', ') || 'no handlers'}.`,
+    );
+  }
+
+  /** Can be called twice. */
+  async onModuleDestroy(): Promise<void> {
+    if (this.isRunning) await (this.draining ??= this.drain());
+  }
+
+  lost(error: Error): void {
+    this.rescuer.reset();
+    this.logger.warn(
+      `Instance ${this.session.instance.id} lost its session, and reconnects: ${error.message}`,
+    );
+  }
+
+  async restored(sameInstance: boolean): Promise<void> {
+    const { id } = this.session.instance;
+    if (sameInstance) {
+      // A claim whose answer was lost may have been committed: its calls are ours, and nobody here knows them.
+      await this.store.releaseUnknown(this.executor.knownCalls());
+      this.logger.log(`Instance ${id} has its session back.`);
+    } else {
+      // Taken for dead: what had not started was given away, and what runs may run elsewhere too.
+      this.executor.takeQueued();
+      this.executor.abort(
+        new Error('This instance was taken for dead; the call may have been given to another one.'),
+      );
+      this.logger.warn(`This process was taken for dead and goes on as instance ${id}.`);
+    }
+    this.executor.resume();
+    this.completer.resume();
+    this.poller.poll();
+  }
+
+  notified(payload: string): void {
+    this.poller.notified(payload);
+  }
+
+  private async drain(): Promise<void> {
+    this.wake.detach();
+    this.executor.stop();
+    await this.poller.stop();
+    await this.releaseQueued();
+    await this.finishRunning();
+    await withDeadline(LAST_WORDS, (signal) => this.completer.settled(signal));
+    this.completer.stop();
+    await this.interruptRest();
+    await this.rescuer.stop();
+    await this.session.stop();
+    this.logger.log(`Instance ${this.session.instance.id} has stopped.`);
+  }
+
+  private async releaseQueued(): Promise<void> {
+    const calls = this.executor.takeQueued();
+    if (calls.length === 0) return;
+    try {
+      await this.store.release(calls);
+    } catch (error) {
+      // They are forgotten here: coming back releases them, or whoever rescues this instance interrupts them.
+      this.logger.warn(`Giving back ${calls.length} calls that had not started failed: ${String(error)}`);
+    }
+  }
+
+  private async finishRunning(): Promise<void> {
+    if (this.executor.running > 0) {
+      this.logger.log(
+        `Waiting for ${this.executor.running} calls to finish, at most ${this.options.shutdownTimeout} ms.`,
+      );
+    }
+    await withDeadline(this.options.shutdownTimeout, () => this.executor.idle());
+    if (this.executor.running === 0) return;
+    this.executor.abort(
+      new Error(`The app is closing, and shutdownTimeout (${this.options.shutdownTimeout} ms) is over.`),
+    );
+    await withDeadline(ABORT_GRACE, () => this.executor.idle());
+  }
+
+  private async interruptRest(): Promise<void> {
+    if (!this.session.isOpen) return;
+    try {
+      const calls = await this.store.interruptOwn('The app closed before the call had finished.');
+      if (calls.length > 0) this.logger.warn(`The app closes. ${describeInterrupted(calls)}`);
+    } catch (error) {
+      this.logger.warn(
+        `Marking what still runs as interrupted failed; another instance will do it: ${String(error)}`,
+      );
+    }
+  }
+}
+
+/** Waits for `work`, but not longer than that. */
+async function withDeadline(
+  milliseconds: number,
+  work: (signal: AbortSignal) => Promise<void>,
+): Promise<void> {
+  const over = new AbortController();
+  const deadline = new AbortController();
+  try {
+    await Promise.race([
+      work(deadline.signal),
+      sleep(milliseconds, over.signal).then(() => deadline.abort()),
+    ]);
+  } finally {
+    over.abort();
+  }
+}

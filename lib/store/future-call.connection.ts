@@ -1,0 +1,102 @@
+import pg from 'pg';
+import type { DataSource } from 'typeorm';
+
+/** A statement: `name` makes it a named prepared one. */
+export interface Statement {
+  readonly name?: string;
+  readonly text: string;
+}
+
+/** Every value as the server wrote it. */
+export type Row = (string | null)[];
+
+/** What a statement answered: its rows, and how many it returned or changed. */
+export interface Answer {
+  readonly rows: Row[];
+  readonly count: number;
+}
+
+/**
+ * Hands every value over as text. A parser that the app registered with pg's global `setTypeParser` may throw, and a
+ * claim whose result cannot be read is a claim lost.
+ */
+const RAW_TYPES = { getTypeParser: () => (value: unknown) => value } as unknown as pg.CustomTypesConfig;
+
+/**
+ * One connection of our own, outside the app's pool, to where the data source's pool leads. Connecting, and a clean
+ * or a hard end; what it is used for is decided above.
+ */
+export class FutureCallConnection {
+  /** Resolves when the connection is gone, with the error that ended it. */
+  readonly gone: Promise<Error | undefined>;
+
+  private constructor(private readonly client: pg.Client) {
+    this.gone = new Promise((resolve) => {
+      // pg emits 'error' twice for a connection that breaks, and is of no use after the first.
+      client.on('error', resolve);
+      client.on('end', () => resolve(undefined));
+    });
+  }
+
+  /** Connects with the data source's own options, or to `url`. */
+  static async open(
+    dataSource: DataSource,
+    { url, applicationName }: { url?: string | undefined; applicationName: string },
+  ): Promise<FutureCallConnection> {
+    const client = new pg.Client({
+      ...(url === undefined ? poolOptions(dataSource) : { connectionString: url }),
+      application_name: applicationName,
+      types: RAW_TYPES,
+      keepAlive: true,
+      // The pool's own limits are meant for the app's statements. Ours are set once the server has answered.
+      query_timeout: undefined,
+      statement_timeout: undefined,
+      lock_timeout: undefined,
+      idle_in_transaction_session_timeout: undefined,
+      connectionTimeoutMillis: 10_000,
+    });
+    const connection = new FutureCallConnection(client);
+    try {
+      await client.connect();
+    } catch (error) {
+      connection.destroy();
+      throw error;
+    }
+    return connection;
+  }
+
+  /** The backend's pid as the server announced it when we connected. A pooler announces another one. */
+  get announcedPid(): number {
+    return (this.client as unknown as { processID: number }).processID;
+  }
+
+  onNotification(listener: (payload: string) => void): void {
+    this.client.on('notification', ({ payload }) => listener(payload ?? ''));
+  }
+
+  async query({ name, text }: Statement, values: unknown[] = []): Promise<Answer> {
+    const { rows, rowCount } = await this.client.query<Row>({
+      ...(name === undefined ? {} : { name }),
+      text,
+      values,
+      rowMode: 'array',
+    });
+    return { rows, count: rowCount ?? 0 };
+  }
+
+  /** Ends it politely: what was sent is answered first. */
+  async close(): Promise<void> {
+    await this.client.end();
+  }
+
+  /** Ends it at once. A statement that is on its way may have taken effect. */
+  destroy(): void {
+    (this.client as unknown as { connection: { stream: { destroy(): void } } }).connection.stream.destroy();
+  }
+}
+
+function poolOptions(dataSource: DataSource): pg.ClientConfig {
+  const { options } = (dataSource.driver as unknown as { master: { options: pg.PoolConfig } }).master;
+  // pg-pool hides these two from enumeration, so that a logged pool does not show them.
+  return { ...options, password: options.password, ssl: options.ssl };
+}

@@ -1,0 +1,339 @@
+import { hostname } from 'node:os';
+import { Inject, Injectable, Logger } from '@nestjs/common';
+import type { DataSource } from 'typeorm';
+import { sleep } from '../common/sleep.js';
+import { FutureCallSessionError } from '../future-call.errors.js';
+import {
+  FUTURE_CALL_DATA_SOURCE,
+  FUTURE_CALL_OPTIONS,
+  type ResolvedOptions,
+} from '../future-call.options.js';
+import { FutureCallConnection, type Answer, type Statement } from './future-call.connection.js';
+import { FutureCallSchema } from './future-call.schema.js';
+import { configureSession } from './future-call.session-settings.js';
+import { engineStatements } from './future-call.sql.js';
+
+/** Who runs here: the instance's id in the database, and where its process is. */
+export interface InstanceIdentity {
+  readonly id: number;
+  readonly host: string;
+  readonly pid: number;
+}
+
+/** What the session tells the runner. */
+export interface SessionListener {
+  /** The connection is gone; handlers that run go on. */
+  lost(error: Error): void;
+  /**
+   * A connection is back. `sameInstance`: with the same liveness lock and the instance's row in place. Otherwise the
+   * old instance was taken for dead, its calls have been given away, and this process has registered anew. If the
+   * promise rejects, the session reconnects once more.
+   */
+  restored(sameInstance: boolean): Promise<void>;
+  /** A notification's payload, as it came. */
+  notified(payload: string): void;
+}
+
+/** Longest wait between two attempts to reconnect; also capped below `rescueAfter / 2`. */
+const MAX_BACKOFF = 2_000;
+
+/** A connection that lasted this long, in milliseconds, resets the wait. */
+const STABLE_AFTER = 5_000;
+
+/**
+ * The instance's dedicated connection, and what hangs on it: the liveness lock, LISTEN, and every statement of the
+ * engine. A claim made by the session that holds the lock cannot outlive the lock: a backend commits or aborts
+ * before it lets a session lock go.
+ */
+@Injectable()
+export class FutureCallSession {
+  private readonly logger = new Logger('FutureCall');
+  private readonly stopped = new AbortController();
+  private connection?: FutureCallConnection | undefined;
+  private listener!: SessionListener;
+  private statementsOf?: ReturnType<typeof engineStatements>;
+  private oid = 0;
+  private handlers = '';
+  private me!: InstanceIdentity;
+  private backend = { pid: 0, startedAt: '' };
+  private answeredAt = -Infinity;
+  private openedAt = 0;
+  private failures = 0;
+  private exclusive: Promise<unknown> | undefined;
+  private reconnecting: Promise<void> | undefined;
+
+  constructor(
+    @Inject(FUTURE_CALL_DATA_SOURCE) private readonly dataSource: DataSource,
+    @Inject(FUTURE_CALL_OPTIONS) private readonly options: ResolvedOptions,
+    private readonly schema: FutureCallSchema,
+  ) {}
+
+  get instance(): InstanceIdentity {
+    return this.me;
+  }
+
+  /** The statements, with the tables' names in them. */
+  get statements(): ReturnType<typeof engineStatements> {
+    return this.statementsOf!;
+  }
+
+  /** The instances' table's oid as the signed number that an advisory lock's key is. */
+  get lockClass(): number {
+    return this.oid | 0;
+  }
+
+  get tableOid(): number {
+    return this.oid;
+  }
+
+  get backendPid(): number {
+    return this.backend.pid;
+  }
+
+  get isOpen(): boolean {
+    return this.connection !== undefined;
+  }
+
+  /**
+   * Whether nobody can have taken this instance for dead: the server answered a statement that was sent less than
+   * `rescueAfter` ago, on a connection that holds the lock. Only then may a claimed call start.
+   */
+  get isTrusted(): boolean {
+    return this.isOpen && performance.now() - this.answeredAt < this.options.rescueAfter;
+  }
+
+  /** Connects, takes the liveness lock and registers. Throws what connecting throws, or `FutureCallSessionError`. */
+  async start(handlers: Record<string, number>, listener: SessionListener): Promise<void> {
+    this.listener = listener;
+    this.handlers = JSON.stringify(handlers);
+    this.statementsOf = engineStatements(await this.schema.ready());
+    const connection = await this.open();
+    try {
+      await this.becomeInstance(connection);
+    } catch (error) {
+      connection.destroy();
+      throw error;
+    }
+    this.use(connection);
+  }
+
+  /** Runs a statement of the engine. Rejects with `FutureCallSessionError` while there is no connection. */
+  async query(statement: Statement, values?: unknown[]): Promise<Answer> {
+    // A rescue is a transaction of several statements: nothing may come in between.
+    while (this.exclusive !== undefined) await this.exclusive.catch(() => {});
+    return this.send(statement, values);
+  }
+
+  /** Runs a transaction; every other statement waits until it is over. Rolls back when `work` throws. */
+  async transaction<T>(work: (query: FutureCallSession['query']) => Promise<T>): Promise<T> {
+    while (this.exclusive !== undefined) await this.exclusive.catch(() => {});
+    const run = (async () => {
+      await this.send({ text: 'begin isolation level read committed' });
+      try {
+        const result = await work((statement, values) => this.send(statement, values));
+        await this.send({ text: 'commit' });
+        return result;
+      } catch (error) {
+        await this.send({ text: 'rollback' }).catch(() => this.abandon('a rollback failed'));
+        throw error;
+      }
+    })();
+    this.exclusive = run;
+    try {
+      return await run;
+    } finally {
+      this.exclusive = undefined;
+    }
+  }
+
+  /**
+   * Destroys the connection and takes the reconnect path. For when an answer is missing or wrong: what was sent may
+   * have taken effect, and only the way over a new connection finds out.
+   */
+  abandon(reason: string): void {
+    this.logger.debug(`Abandoning the session: ${reason}`);
+    this.connection?.destroy();
+  }
+
+  /** Ends the instance: deregisters if nothing runs under it, lets go of the lock and disconnects. Never throws. */
+  async stop(): Promise<void> {
+    this.stopped.abort();
+    await this.reconnecting;
+    const connection = this.connection;
+    if (connection === undefined) return;
+    this.connection = undefined;
+    try {
+      await connection.query(this.statements.deregister, [this.me.id]);
+      await connection.query(this.statements.unlock, [this.lockClass, this.me.id]);
+      await connection.close();
+    } catch (error) {
+      connection.destroy();
+      this.logger.warn(
+        `Instance ${this.me.id} could not say goodbye (${messageOf(error)}); another instance will clean up after it.`,
+      );
+    }
+  }
+
+  private async send(statement: Statement, values?: unknown[]): Promise<Answer> {
+    const { connection } = this;
+    if (connection === undefined)
+      throw new FutureCallSessionError('There is no connection to the database right now.');
+    const sentAt = performance.now();
+    const answer = await connection.query(statement, values);
+    // By the time of sending: a process that was frozen meanwhile reads old answers.
+    if (sentAt > this.answeredAt) this.answeredAt = sentAt;
+    return answer;
+  }
+
+  private async open(): Promise<FutureCallConnection> {
+    const connection = await FutureCallConnection.open(this.dataSource, {
+      url: this.options.sessionUrl,
+      applicationName: 'future-call instance',
+    });
+    try {
+      await this.refusePooler(connection);
+      await configureSession(connection, this.options.rescueAfter);
+      return connection;
+    } catch (error) {
+      connection.destroy();
+      throw error;
+    }
+  }
+
+  /**
+   * A pooler in transaction mode hands our statements to any backend: locks would be lost, and two instances would
+   * share one. Two statements on the same backend prove nothing, an idle pooler passes. The pid that was announced
+   * when we connected is the pooler's invention.
+   */
+  private async refusePooler(connection: FutureCallConnection): Promise<void> {
+    const {
+      rows: [row],
+    } = await connection.query({ text: 'select pg_backend_pid()' });
+    if (Number(row![0]) === connection.announcedPid) return;
+    throw new FutureCallSessionError(
+      `The connection for future calls leads through a pooler such as PgBouncer (backend ${row![0]} answered, ${connection.announcedPid} was announced), ` +
+        `and advisory locks do not survive that. Set sessionUrl to a connection string that leads to PostgreSQL directly: ` +
+        `FutureCallModule.forRoot({ sessionUrl: 'postgres://…' }). Everything else may go on through the pooler.`,
+    );
+  }
+
+  private use(connection: FutureCallConnection): void {
+    this.openedAt = performance.now();
+    connection.onNotification((payload) => this.listener.notified(payload));
+    this.connection = connection;
+    void connection.gone.then((error) => {
+      // Our own goodbye comes with the reference already gone.
+      if (this.connection !== connection) return;
+      this.connection = undefined;
+      this.listener.lost(error ?? new Error('the server closed the connection'));
+      this.reconnecting = this.reconnect();
+    });
+  }
+
+  private async becomeInstance(connection: FutureCallConnection): Promise<void> {
+    const {
+      rows: [row],
+    } = await connection.query(this.statements.newInstanceId);
+    this.me = { id: Number(row![0]), host: hostname(), pid: process.pid };
+    this.oid = Number(row![1]);
+    // Lock before registering: an instance that dies in between must look dead, not idle.
+    if (!(await this.takeLock(connection))) {
+      throw new FutureCallSessionError(
+        `Somebody else holds the advisory lock (${this.lockClass}, ${this.me.id}), which belongs to the instance that starts here. ` +
+          `Use other keys for your own advisory locks: the first one is the oid of the table future_call_instance.`,
+      );
+    }
+    await connection.query(this.statements.register, [
+      this.me.id,
+      this.me.host,
+      this.me.pid,
+      this.options.pollInterval,
+      this.handlers,
+    ]);
+    await this.listen(connection);
+  }
+
+  private async listen(connection: FutureCallConnection): Promise<void> {
+    await connection.query(this.statements.listen(this.oid));
+    const {
+      rows: [row],
+    } = await connection.query({
+      text: 'select pid, backend_start from pg_stat_activity where pid = pg_backend_pid()',
+    });
+    this.backend = { pid: Number(row![0]), startedAt: row![1] ?? '' };
+    this.answeredAt = performance.now();
+    await connection.query({ text: `select set_config('application_name', $1, false)` }, [
+      `future-call instance ${this.me.id}`,
+    ]);
+  }
+
+  private async takeLock(connection: FutureCallConnection): Promise<boolean> {
+    const {
+      rows: [row],
+    } = await connection.query(this.statements.lock, [this.lockClass, this.me.id]);
+    return row![0] === 't';
+  }
+
+  private async reconnect(): Promise<void> {
+    const { signal } = this.stopped;
+    const longest = Math.min(MAX_BACKOFF, this.options.rescueAfter / 2);
+    // A connection that broke as soon as it was made is one more failure, not a fresh start.
+    if (performance.now() - this.openedAt > STABLE_AFTER) this.failures = 0;
+    for (;;) {
+      // Full jitter: after a restart of the server all instances come back, and not at one instant.
+      await sleep(Math.random() * Math.min(longest, 50 * 2 ** this.failures++), signal);
+      if (signal.aborted) return;
+      try {
+        return await this.restore();
+      } catch (error) {
+        this.logger.debug(`Reconnecting failed: ${messageOf(error)}`);
+      }
+    }
+  }
+
+  /** Throws when no connection could be made. One that was made and breaks is noticed as any other. */
+  private async restore(): Promise<void> {
+    const connection = await this.open();
+    let sameInstance: boolean;
+    try {
+      sameInstance = await this.resume(connection);
+      if (sameInstance) await this.listen(connection);
+      else await this.becomeInstance(connection);
+    } catch (error) {
+      connection.destroy();
+      throw error;
+    }
+    this.use(connection);
+    try {
+      await this.listener.restored(sameInstance);
+    } catch (error) {
+      this.logger.debug(`Coming back failed: ${messageOf(error)}`);
+      connection.destroy();
+    }
+  }
+
+  /** Takes the same instance's lock again. False when the instance was rescued meanwhile. */
+  private async resume(connection: FutureCallConnection): Promise<boolean> {
+    while (!(await this.takeLock(connection))) {
+      // The old backend still lives and does not know that its client is gone, or a rescuer is at work on us.
+      await connection.query(
+        {
+          text: 'select pg_terminate_backend(pid) from pg_stat_activity where pid = $1::int and backend_start = $2::timestamptz',
+        },
+        [this.backend.pid, this.backend.startedAt],
+      );
+      await sleep(20, this.stopped.signal);
+      if (this.stopped.signal.aborted) throw new FutureCallSessionError('The instance is stopping.');
+    }
+    // In the next statement: in one with the lock, both would read one snapshot, older than the lock, and see a row
+    // that a rescuer has deleted.
+    const {
+      rows: [row],
+    } = await connection.query(this.statements.isRegistered, [this.me.id]);
+    return row![0] === 't';
+  }
+}
+
+function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}

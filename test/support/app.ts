@@ -1,0 +1,54 @@
+import { Module, type INestApplicationContext, type ModuleMetadata, type Provider } from '@nestjs/common';
+import { NestFactory } from '@nestjs/core';
+import { TypeOrmModule, type TypeOrmModuleOptions } from '@nestjs/typeorm';
+import { DataSource } from 'typeorm';
+import { onTestFinished } from 'vitest';
+import { FutureCallModule, FutureCallService, type FutureCallModuleOptions } from '../../lib/index.js';
+import type { TestDatabase } from './database.js';
+
+export interface BootOptions {
+  providers?: Provider[];
+  imports?: ModuleMetadata['imports'];
+  options?: FutureCallModuleOptions;
+  /** Beside `type`, `url` and `autoLoadEntities: true`. */
+  typeorm?: Partial<TypeOrmModuleOptions>;
+  logger?: Parameters<typeof NestFactory.createApplicationContext>[1] extends infer O
+    ? O extends { logger?: infer L }
+      ? L
+      : never
+    : never;
+}
+
+export interface BootedApp {
+  readonly app: INestApplicationContext;
+  readonly service: FutureCallService;
+  readonly dataSource: DataSource;
+  close(): Promise<void>;
+}
+
+/** A Nest app in this process, as a user writes it. It is closed when the test ends, at the latest. */
+export async function bootApp(database: TestDatabase, boot: BootOptions = {}): Promise<BootedApp> {
+  const { providers = [], imports = [], options, typeorm = {}, logger = false } = boot;
+
+  @Module({
+    imports: [
+      TypeOrmModule.forRoot({
+        type: 'postgres',
+        url: database.url,
+        autoLoadEntities: true,
+        retryAttempts: 0,
+        ...typeorm,
+      } as TypeOrmModuleOptions),
+      FutureCallModule.forRoot(options),
+      ...imports,
+    ],
+    providers,
+  })
+  class AppModule {}
+
+  const app = await NestFactory.createApplicationContext(AppModule, { logger, abortOnError: false });
+  let closed: Promise<void> | undefined;
+  const close = () => (closed ??= app.close());
+  onTestFinished(close);
+  return { app, service: app.get(FutureCallService), dataSource: app.get(DataSource), close };
+}
