@@ -16,6 +16,9 @@ try {
   install();
   compile();
   await withDatabase((url) => run('app.js', { DATABASE_URL: url }));
+} catch (error) {
+  console.error(error.message);
+  process.exitCode = 1;
 } finally {
   fs.rmSync(app, { recursive: true, force: true });
 }

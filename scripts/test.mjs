@@ -11,9 +11,11 @@ import { fileURLToPath } from 'node:url';
 const root = fileURLToPath(new URL('..', import.meta.url));
 const folder = await fs.mkdtemp(path.join(os.tmpdir(), 'fc-check-'));
 const children = new Set();
+let interrupted = '';
 
 for (const signal of ['SIGINT', 'SIGTERM']) {
   process.once(signal, () => {
+    interrupted = signal;
     for (const child of children) child.kill(signal);
     process.exitCode = 128 + os.constants.signals[signal];
   });
@@ -61,11 +63,11 @@ async function vitest(args) {
   const file = path.join(folder, 'vitest.json');
   const reporters = ['--reporter=default', '--reporter=json', `--outputFile.json=${file}`];
   const { code } = await run('vitest', ['run', ...reporters, ...args], true);
-  const report = JSON.parse(await fs.readFile(file, 'utf8').catch(() => '{"testResults":[]}'));
+  const { testResults } = JSON.parse(await fs.readFile(file, 'utf8').catch(() => '{"testResults":[]}'));
 
   /** @type {Result} */
   const result = { passed: 0, failed: [], skipped: [] };
-  for (const { name, status, assertionResults } of report.testResults) {
+  for (const { name, status, assertionResults } of testResults) {
     const where = path.relative(root, name);
     let failures = 0;
     for (const test of assertionResults) {
@@ -88,6 +90,7 @@ async function vitest(args) {
  */
 function run(file, args, print = false) {
   return new Promise((resolve) => {
+    if (interrupted) return resolve({ code: interrupted, output: '' });
     const child = spawn(file, args, {
       cwd: root,
       shell: process.platform === 'win32',
