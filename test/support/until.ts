@@ -1,0 +1,19 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+
+/**
+ * Asks again and again until the answer is there: for what gives no signal, such as a row that another process writes.
+ * Undefined, null and false are no answer; giving up only makes a failure readable.
+ */
+export async function until<T>(
+  ask: () => Promise<T | undefined | null | false>,
+  what: string,
+  timeout = 30_000,
+): Promise<T> {
+  const end = performance.now() + timeout;
+  for (;;) {
+    const answer = await ask();
+    if (answer !== undefined && answer !== null && answer !== false) return answer;
+    if (performance.now() > end) throw new Error(`Not within ${timeout} ms: ${what}`);
+    await sleep(20);
+  }
+}
