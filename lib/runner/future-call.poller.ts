@@ -134,8 +134,7 @@ export class FutureCallPoller implements LocalPoller {
 
   private async claim(requests: readonly ClaimRequest[], limit: number): Promise<void> {
     for (const { name } of requests) this.byName.get(name)!.announced = Infinity;
-    const sentAt = performance.now();
-    const { calls, now, nextDueAt } = await this.store.claim(requests, limit);
+    const { calls, sentAt, now, nextDueAt } = await this.store.claim(requests, limit);
     // Since the sending, not the answer: this clock may be ahead of the database's, which costs a claim too many, but
     // not behind, which would make calls late.
     this.clockOffset = now - sentAt;

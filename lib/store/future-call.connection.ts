@@ -14,7 +14,12 @@ export type Row = (string | null)[];
 export interface Answer {
   readonly rows: Row[];
   readonly count: number;
+  /** When the statement was sent, on this process's monotonic clock. */
+  readonly sentAt: number;
 }
+
+/** Runs one statement. */
+export type Query = (statement: Statement, values?: unknown[]) => Promise<Answer>;
 
 /**
  * Hands every value over as text. A parser that the app registered with pg's global `setTypeParser` may throw, and a
@@ -29,6 +34,8 @@ const RAW_TYPES = { getTypeParser: () => (value: unknown) => value } as unknown 
 export class FutureCallConnection {
   /** Resolves when the connection is gone, with the error that ended it. */
   readonly gone: Promise<Error | undefined>;
+  /** pg has a queue of its own, and will lose it. */
+  private last: Promise<unknown> = Promise.resolve();
 
   private constructor(private readonly client: pg.Client) {
     this.gone = new Promise((resolve) => {
@@ -74,14 +81,42 @@ export class FutureCallConnection {
     this.client.on('notification', ({ payload }) => listener(payload ?? ''));
   }
 
-  async query({ name, text }: Statement, values: unknown[] = []): Promise<Answer> {
+  /** Runs a statement after those that were given before. */
+  query(statement: Statement, values?: unknown[]): Promise<Answer> {
+    return this.inTurn(() => this.send(statement, values));
+  }
+
+  /** Runs a transaction, with no other statement in between. Rolls back when `work` throws. */
+  transaction<T>(work: (query: Query) => Promise<T>): Promise<T> {
+    return this.inTurn(async () => {
+      await this.send({ text: 'begin isolation level read committed' });
+      try {
+        const result = await work((statement, values) => this.send(statement, values));
+        await this.send({ text: 'commit' });
+        return result;
+      } catch (error) {
+        // A connection that cannot even roll back is of no use.
+        await this.send({ text: 'rollback' }).catch(() => this.destroy());
+        throw error;
+      }
+    });
+  }
+
+  private inTurn<T>(work: () => Promise<T>): Promise<T> {
+    const done = this.last.then(work);
+    this.last = done.catch(() => {});
+    return done;
+  }
+
+  private async send({ name, text }: Statement, values: unknown[] = []): Promise<Answer> {
+    const sentAt = performance.now();
     const { rows, rowCount } = await this.client.query<Row>({
       ...(name === undefined ? {} : { name }),
       text,
       values,
       rowMode: 'array',
     });
-    return { rows, count: rowCount ?? 0 };
+    return { rows, count: rowCount ?? 0, sentAt };
   }
 
   /** Ends it politely: what was sent is answered first. */

@@ -32,6 +32,8 @@ export interface ClaimRequest {
 export interface ClaimResult {
   /** Oldest due first for each handler. */
   readonly calls: ClaimedCall[];
+  /** When the claim was sent, on this process's monotonic clock. */
+  readonly sentAt: number;
   /** Milliseconds since 1970, by the database's clock, when the claim decided what is due. */
   readonly now: number;
   /** When the next call is due that was not due yet, in the same terms. Infinity when there is none. */
@@ -78,8 +80,9 @@ export class FutureCallEngineStore {
     const claim = (this.claims = this.claims === LAST_CLAIM ? 1 : this.claims + 1);
     const { backendPid } = this.session;
     let rows: Row[];
+    let sentAt: number;
     try {
-      ({ rows } = await this.session.query(this.session.statements.claim, [
+      ({ rows, sentAt } = await this.session.query(this.session.statements.claim, [
         requests.map(({ name }) => name),
         requests.map(({ free }) => free),
         requests.map(({ since }) => since.dueAt),
@@ -107,6 +110,7 @@ export class FutureCallEngineStore {
     }));
     return {
       calls: inOrder(calls),
+      sentAt,
       now: Number(now),
       nextDueAt: nextDueAt == null ? Infinity : parseTimestamp(nextDueAt),
     };

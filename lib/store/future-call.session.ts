@@ -8,7 +8,7 @@ import {
   FUTURE_CALL_OPTIONS,
   type ResolvedOptions,
 } from '../future-call.options.js';
-import { FutureCallConnection, type Answer, type Statement } from './future-call.connection.js';
+import { FutureCallConnection, type Answer, type Query, type Statement } from './future-call.connection.js';
 import { FutureCallSchema } from './future-call.schema.js';
 import { configureSession } from './future-call.session-settings.js';
 import { engineStatements } from './future-call.sql.js';
@@ -59,7 +59,6 @@ export class FutureCallSession {
   private answeredAt = -Infinity;
   private openedAt = 0;
   private failures = 0;
-  private exclusive: Promise<unknown> | undefined;
   private reconnecting: Promise<void> | undefined;
 
   constructor(
@@ -119,31 +118,14 @@ export class FutureCallSession {
 
   /** Runs a statement of the engine. Rejects with `FutureCallSessionError` while there is no connection. */
   async query(statement: Statement, values?: unknown[]): Promise<Answer> {
-    // A rescue is a transaction of several statements: nothing may come in between.
-    while (this.exclusive !== undefined) await this.exclusive.catch(() => {});
-    return this.send(statement, values);
+    const answer = await this.requireConnection().query(statement, values);
+    this.heard(answer);
+    return answer;
   }
 
-  /** Runs a transaction; every other statement waits until it is over. Rolls back when `work` throws. */
-  async transaction<T>(work: (query: FutureCallSession['query']) => Promise<T>): Promise<T> {
-    while (this.exclusive !== undefined) await this.exclusive.catch(() => {});
-    const run = (async () => {
-      await this.send({ text: 'begin isolation level read committed' });
-      try {
-        const result = await work((statement, values) => this.send(statement, values));
-        await this.send({ text: 'commit' });
-        return result;
-      } catch (error) {
-        await this.send({ text: 'rollback' }).catch(() => this.abandon('a rollback failed'));
-        throw error;
-      }
-    })();
-    this.exclusive = run;
-    try {
-      return await run;
-    } finally {
-      this.exclusive = undefined;
-    }
+  /** Runs a transaction of several statements, with nothing in between. Rolls back when `work` throws. */
+  async transaction<T>(work: (query: Query) => Promise<T>): Promise<T> {
+    return this.requireConnection().transaction(work);
   }
 
   /**
@@ -174,15 +156,14 @@ export class FutureCallSession {
     }
   }
 
-  private async send(statement: Statement, values?: unknown[]): Promise<Answer> {
-    const { connection } = this;
-    if (connection === undefined)
-      throw new FutureCallSessionError('There is no connection to the database right now.');
-    const sentAt = performance.now();
-    const answer = await connection.query(statement, values);
-    // By the time of sending: a process that was frozen meanwhile reads old answers.
+  private requireConnection(): FutureCallConnection {
+    if (this.connection !== undefined) return this.connection;
+    throw new FutureCallSessionError('There is no connection to the database right now.');
+  }
+
+  /** By the time of sending: a process that was frozen meanwhile reads old answers. */
+  private heard({ sentAt }: Answer): void {
     if (sentAt > this.answeredAt) this.answeredAt = sentAt;
-    return answer;
   }
 
   private async open(): Promise<FutureCallConnection> {

@@ -1,0 +1,242 @@
+import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { FutureCall, type FutureCallContext } from '../../lib/index.js';
+import { bootApp } from '../support/app.js';
+import { createDatabase, type TestDatabase } from '../support/database.js';
+import { until } from '../support/until.js';
+
+let database: TestDatabase;
+beforeAll(async () => {
+  database = await createDatabase();
+});
+beforeEach(() =>
+  database.query(`do $$ begin
+    if to_regclass('future_call') is not null then truncate future_call, future_call_running, future_call_outcome; end if;
+  end $$`),
+);
+afterAll(() => database.drop());
+
+const insert = (name: string, count: number) =>
+  database.query(
+    `insert into future_call (name, data, due_at)
+     select $1, to_jsonb(n), now() - (n % 100) * interval '1 s' from generate_series(1, $2) n`,
+    [name, count],
+  );
+
+const count = async (table: string) =>
+  Number((await database.query<{ n: string }>(`select count(*) as n from ${table}`))[0]!.n);
+
+/** A promise and its resolve, for handlers that wait for the test. */
+function gate() {
+  let open!: () => void;
+  const opened = new Promise<void>((resolve) => (open = resolve));
+  return { open, opened };
+}
+
+describe('a handler', () => {
+  it('gets its calls oldest due first', async () => {
+    const ran: FutureCallContext[] = [];
+    @FutureCall('ordered')
+    class Ordered {
+      invoke(_data: number, call: FutureCallContext) {
+        ran.push(call);
+      }
+    }
+    await bootApp(database);
+    await insert('ordered', 3_000);
+    await bootApp(database, { providers: [Ordered] });
+    await until(async () => ran.length === 3_000, 'all have run');
+    const order = ran.map(({ dueAt, id }) => dueAt.getTime() * 1e6 + Number(id));
+    expect(order).toEqual(order.toSorted((a, b) => a - b));
+  });
+
+  it('runs no more calls at a time than its own concurrency, and the module no more than its own', async () => {
+    const most = { slow: 0, other: 0, all: 0 };
+    const now = { slow: 0, other: 0, all: 0 };
+    const track = async (name: 'slow' | 'other') => {
+      for (const key of [name, 'all'] as const) most[key] = Math.max(most[key], ++now[key]);
+      await new Promise((resolve) => setTimeout(resolve, 2));
+      for (const key of [name, 'all'] as const) now[key]--;
+    };
+    @FutureCall('slow', { concurrency: 2 })
+    class Slow {
+      invoke() {
+        return track('slow');
+      }
+    }
+    @FutureCall('other')
+    class Other {
+      invoke() {
+        return track('other');
+      }
+    }
+    await bootApp(database);
+    await insert('slow', 100);
+    await insert('other', 300);
+    await bootApp(database, { providers: [Slow, Other], options: { concurrency: 7 } });
+    await until(
+      async () => (await count('future_call')) + (await count('future_call_running')) === 0,
+      'all have run',
+    );
+    expect(most).toEqual({ slow: 2, other: 7, all: 7 });
+  });
+
+  it('that is busy does not keep another one waiting', async () => {
+    const { open, opened } = gate();
+    const others = gate();
+    @FutureCall('stuck', { concurrency: 3 })
+    class Stuck {
+      invoke() {
+        return opened;
+      }
+    }
+    @FutureCall('free')
+    class Free {
+      invoke() {
+        others.open();
+      }
+    }
+    const { service } = await bootApp(database, { providers: [Stuck, Free], options: { concurrency: 4 } });
+    await insert('stuck', 1_000);
+    await service.callWithDelay(Stuck, null, 0);
+    await until(
+      async () => (await count('future_call_running')) === 3,
+      'the stuck handler has all its slots',
+    );
+    await service.callWithDelay(Free, null, 0);
+    await others.opened;
+    open();
+  });
+
+  it('that ends synchronously, or answers with something else than a promise, has completed', async () => {
+    const ran: unknown[] = [];
+    @FutureCall('sync')
+    class Sync {
+      invoke(data: unknown) {
+        ran.push(data);
+        return { not: 'a promise' };
+      }
+    }
+    await bootApp(database);
+    await insert('sync', 20_000);
+    await bootApp(database, { providers: [Sync] });
+    await until(
+      async () => (await count('future_call')) + (await count('future_call_running')) === 0,
+      'all have ended',
+    );
+    expect(ran.length).toBe(20_000);
+    expect(await count('future_call_outcome')).toBe(0);
+  });
+
+  it('that throws: its error is kept, it is not run again, and nothing else is disturbed', async () => {
+    let runs = 0;
+    @FutureCall('bad')
+    class Bad {
+      async invoke(data: string) {
+        runs++;
+        throw new TypeError(`no ${data}`, { cause: new Error('deep', { cause: 'deeper' }) });
+      }
+    }
+    const good = gate();
+    @FutureCall('good')
+    class Good {
+      invoke() {
+        good.open();
+      }
+    }
+    const { service } = await bootApp(database, { providers: [Bad, Good] });
+    const call = await service.callWithDelay(Bad, 'luck', 0, { identifier: 'a label' });
+    await service.callWithDelay(Good, null, 0);
+    await good.opened;
+    const [row] = await until(async () => {
+      const rows = await database.query('select * from future_call_outcome');
+      return rows.length > 0 && rows;
+    }, 'the outcome is there');
+    expect(row).toMatchObject({
+      call_id: call.id,
+      name: 'bad',
+      identifier: 'a label',
+      data: 'luck',
+      due_at: call.dueAt,
+      attempt: 1,
+      outcome: 'failed',
+      pid: process.pid,
+      errors: [
+        {
+          attempt: 1,
+          name: 'TypeError',
+          message: 'no luck',
+          stack: expect.stringContaining('invoke'),
+          cause: { name: 'Error', message: 'deep', cause: { name: 'string', message: 'deeper' } },
+        },
+      ],
+    });
+    expect(Date.parse((row as { errors: { at: string }[] }).errors[0]!.at)).toBeGreaterThanOrEqual(
+      call.dueAt.getTime(),
+    );
+    expect(runs).toBe(1);
+  });
+
+  it.each([
+    ['undefined', undefined, 'undefined', 'undefined'],
+    ['a string', 'just text', 'string', 'just text'],
+    ['null', null, 'null', 'null'],
+    ['text that PostgreSQL cannot store', new Error('a\0b\ud800'), 'Error', 'a\\0b\ufffd'],
+    [
+      'an error that is its own cause',
+      (() => {
+        const error = new Error('round');
+        error.cause = error;
+        return error;
+      })(),
+      'Error',
+      'round',
+    ],
+  ])('may throw %s', async (_what, thrown, name, message) => {
+    @FutureCall('throws')
+    class Throws {
+      invoke() {
+        throw thrown;
+      }
+    }
+    const { service } = await bootApp(database, { providers: [Throws] });
+    const { id } = await service.callWithDelay(Throws, null, 0);
+    const [row] = await until(async () => {
+      const rows = await database.query('select errors from future_call_outcome where call_id = $1', [id]);
+      return rows.length > 0 && rows;
+    }, 'the outcome is there');
+    expect(row).toMatchObject({ errors: [{ name, message }] });
+  });
+});
+
+describe('claiming', () => {
+  it('leaves a call alone that an open transaction is cancelling, and finds it after the rollback', async () => {
+    const ran = gate();
+    const witness = gate();
+    @FutureCall('witness')
+    class Witness {
+      invoke() {
+        witness.open();
+      }
+    }
+    @FutureCall('cancelled')
+    class Cancelled {
+      invoke() {
+        ran.open();
+      }
+    }
+    const { service, dataSource } = await bootApp(database, {
+      providers: [Cancelled, Witness],
+      options: { pollInterval: 200 },
+    });
+    const runner = dataSource.createQueryRunner();
+    await runner.startTransaction();
+    await service.callWithDelay(Cancelled, null, 100, { identifier: 'x' });
+    expect(await service.cancel('x', { manager: runner.manager })).toBe(1);
+    await service.callWithDelay('witness', null, 200);
+    await witness.opened;
+    expect(await count('future_call')).toBe(1);
+    await runner.rollbackTransaction();
+    await runner.release();
+    await ran.opened;
+  });
+});
