@@ -4,7 +4,7 @@ import fs from 'node:fs';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 
-const [folder, dataDir] = process.argv.slice(2);
+const [folder = '', dataDir = ''] = process.argv.slice(2);
 
 process.stdin.resume();
 process.stdin.once('close', async () => {
@@ -18,6 +18,7 @@ process.stdin.once('close', async () => {
   process.exit();
 });
 
+/** @param {string} file */
 function read(file) {
   try {
     return fs.readFileSync(file, 'utf8');
@@ -26,6 +27,7 @@ function read(file) {
   }
 }
 
+/** @param {string} target */
 function remove(target) {
   try {
     fs.rmSync(target, { recursive: true, force: true });
@@ -35,6 +37,7 @@ function remove(target) {
   }
 }
 
+/** @param {number} pid @param {NodeJS.Signals} name */
 function signal(pid, name) {
   try {
     return process.kill(pid, name);

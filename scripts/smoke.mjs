@@ -9,7 +9,7 @@ import { fileURLToPath } from 'node:url';
 import pg from 'pg';
 import { temporaryPostgres } from './embedded-postgres.mjs';
 
-const [tarball, type] = process.argv.slice(2);
+const [tarball = 'package.tgz', type = 'module'] = process.argv.slice(2);
 const root = fileURLToPath(new URL('..', import.meta.url));
 const app = fs.mkdtempSync(path.join(os.tmpdir(), 'fc-smoke-'));
 try {
@@ -17,7 +17,7 @@ try {
   compile();
   await withDatabase((url) => run('app.js', { DATABASE_URL: url }));
 } catch (error) {
-  console.error(error.message);
+  console.error(/** @type {Error} */ (error).message);
   process.exitCode = 1;
 } finally {
   fs.rmSync(app, { recursive: true, force: true });
@@ -69,8 +69,9 @@ function run(script, env) {
 
 /** @param {(url: string) => void} use */
 async function withDatabase(use) {
-  const server = process.env.DATABASE_URL ? undefined : await temporaryPostgres();
-  const url = new URL(server?.url ?? process.env.DATABASE_URL);
+  const given = process.env.DATABASE_URL;
+  const server = given ? undefined : await temporaryPostgres();
+  const url = new URL(server?.url ?? /** @type {string} */ (given));
   const client = new pg.Client(url.href);
   const name = `fc_smoke_${randomBytes(4).toString('hex')}`;
   try {

@@ -13,7 +13,7 @@ const folder = await fs.mkdtemp(path.join(os.tmpdir(), 'fc-check-'));
 const children = new Set();
 let interrupted = '';
 
-for (const signal of ['SIGINT', 'SIGTERM']) {
+for (const signal of /** @type {const} */ (['SIGINT', 'SIGTERM'])) {
   process.once(signal, () => {
     interrupted = signal;
     for (const child of children) child.kill(signal);
