@@ -1,0 +1,35 @@
+import 'reflect-metadata';
+import { Logger } from '@nestjs/common';
+import { NestFactory } from '@nestjs/core';
+import { AppModule } from './app.module.js';
+import { DemoUser } from './campaign/demo-user.js';
+import { SampleLogger } from './sample-logger.js';
+import { settings } from './settings.js';
+
+const logger = new Logger('Sample');
+const app = await NestFactory.create(AppModule, {
+  logger: new SampleLogger({ prefix: `Process ${settings.instance}` }),
+});
+
+// On Ctrl-C no further mail is started, and those on their way are finished.
+app.enableShutdownHooks();
+
+try {
+  // Every process sends mails; only the first one answers requests.
+  if (settings.instance === 1) {
+    await app.listen(settings.port);
+    logger.log(`Open http://localhost:${app.getHttpServer().address().port}`);
+    await app.get(DemoUser).signUp();
+  } else {
+    await app.init();
+  }
+  // To whoever started this process and wants to know: scripts/start.mjs does.
+  process.send?.('ready');
+} catch (error) {
+  if ((error as NodeJS.ErrnoException).code !== 'EADDRINUSE') throw error;
+  logger.error(
+    `Port ${settings.port} is taken. Stop what listens there, or choose another one: PORT=${settings.port + 1} npm start`,
+  );
+  process.exitCode = 1;
+  await app.close();
+}
