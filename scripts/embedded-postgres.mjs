@@ -16,6 +16,8 @@ import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 
+/** @import { ExecFileOptions } from 'node:child_process' */
+/** @import { Stats } from 'node:fs' */
 /** @import { PostgresServer, ServerMode, StartOptions, TemporaryOptions, TemporaryPostgres } from './embedded-postgres.d.mts' */
 /** @typedef {{ uid: number, gid: number } | undefined} Owner who runs the server; undefined: the current user */
 
@@ -384,7 +386,7 @@ async function reachableBinaries(bin, version, owner, log) {
  * A predictable name in a folder that anyone may write to: use it only if it is ours.
  *
  * @param {string} folder
- * @param {import('node:fs').Stats | undefined} stat
+ * @param {Stats | undefined} stat
  * @param {Owner} owner
  */
 function refuseForeign(folder, stat, owner) {
@@ -495,7 +497,7 @@ function run(bin, name, args, owner) {
 /**
  * @param {string} file
  * @param {string[]} args
- * @param {import('node:child_process').ExecFileOptions & { detached?: boolean }} [options]
+ * @param {ExecFileOptions & { detached?: boolean }} [options]
  * @returns {Promise<string>}
  */
 function command(file, args, options = {}) {
