@@ -2,7 +2,7 @@ import { DiscoveryService } from '@nestjs/core';
 import { show } from './common/show.js';
 import { labelProblem } from './common/text.js';
 import { FutureCallHandlerError } from './future-call.errors.js';
-import { concurrency, refuseUnknown } from './future-call.options.js';
+import { concurrency, refuseUnknown, requireObject } from './future-call.options.js';
 import type {
   FutureCallData,
   FutureCallHandlerClass,
@@ -45,6 +45,7 @@ export function FutureCall(name: string, options: FutureCallHandlerOptions = {})
       );
     }
     const owner = `@FutureCall('${name}') on ${target.name}`;
+    requireObject(owner, options);
     refuseUnknown(owner, options, ['concurrency']);
     if (options.concurrency !== undefined) concurrency(`${owner}: concurrency`, options.concurrency);
     FutureCallMetadata({ name, options })(target);

@@ -1,4 +1,4 @@
-import { Module, type DynamicModule } from '@nestjs/common';
+import { Inject, Module, Optional, type DynamicModule } from '@nestjs/common';
 import { DiscoveryModule, ModulesContainer } from '@nestjs/core';
 import { getDataSourceToken, TypeOrmModule } from '@nestjs/typeorm';
 import { FutureCallExplorer } from './discovery/future-call.explorer.js';
@@ -14,8 +14,11 @@ import {
 import {
   FUTURE_CALL_DATA_SOURCE,
   FUTURE_CALL_OPTIONS,
+  refuseUnknown,
+  requireObject,
   resolveOptions,
   type FutureCallModuleOptions,
+  type ResolvedOptions,
 } from './future-call.options.js';
 import { FutureCallService } from './future-call.service.js';
 import { FutureCallWake } from './future-call.wake.js';
@@ -52,23 +55,26 @@ import { FutureCallSession } from './store/future-call.session.js';
 })
 class FutureCallCoreModule extends ConfigurableModuleClass {}
 
+const ASYNC_OPTIONS: readonly (keyof FutureCallModuleAsyncOptions)[] = [
+  'imports',
+  'inject',
+  'useFactory',
+  'useClass',
+  'useExisting',
+  'provideInjectionTokensFrom',
+  'dataSource',
+];
+
 /**
  * Import it once, in the root module: `FutureCallModule.forRoot()` or `forRootAsync()`. It runs the calls; what
  * schedules them is global. Not global itself, so that it drains while the providers of handlers are still alive.
  */
-@Module({
-  providers: [
-    FutureCallSession,
-    FutureCallEngineStore,
-    FutureCallCompleter,
-    FutureCallExecutor,
-    FutureCallPoller,
-    FutureCallRescuer,
-    FutureCallRunner,
-  ],
-})
+@Module({})
 export class FutureCallModule {
-  constructor(modules: ModulesContainer) {
+  constructor(
+    modules: ModulesContainer,
+    @Optional() @Inject(FUTURE_CALL_OPTIONS) options: ResolvedOptions | undefined,
+  ) {
     const own = [...modules.values()].filter(({ metatype }) => metatype === FutureCallModule);
     if (own.length > 1) {
       throw new FutureCallOptionsError(
@@ -76,17 +82,30 @@ export class FutureCallModule {
           `FutureCallService is global and needs no import.`,
       );
     }
+    if (options === undefined) {
+      throw new FutureCallOptionsError(
+        `FutureCallModule is imported as it is. Import FutureCallModule.forRoot() in the root module instead.`,
+      );
+    }
   }
 
   /** @throws FutureCallOptionsError at boot, for a wrong option. */
   static forRoot(options: FutureCallModuleOptions & FutureCallModuleExtras = {}): DynamicModule {
+    requireObject('FutureCallModule.forRoot()', options);
     const { dataSource, ...rest } = options;
     return withCore(ConfigurableModuleClass.forRoot.call(FutureCallCoreModule, rest), dataSource);
   }
 
   /** As `forRoot`, with the options from a factory. `dataSource` stands beside it. */
   static forRootAsync(options: FutureCallModuleAsyncOptions): DynamicModule {
+    requireObject('FutureCallModule.forRootAsync()', options);
+    refuseUnknown('FutureCallModule.forRootAsync()', options, ASYNC_OPTIONS);
     const { dataSource, ...rest } = options;
+    if (!rest.useFactory && !rest.useClass && !rest.useExisting) {
+      throw new FutureCallOptionsError(
+        `FutureCallModule.forRootAsync() needs useFactory, useClass or useExisting. For options that are known already use forRoot().`,
+      );
+    }
     return withCore(ConfigurableModuleClass.forRootAsync.call(FutureCallCoreModule, rest), dataSource);
   }
 }
@@ -94,6 +113,16 @@ export class FutureCallModule {
 function withCore(core: DynamicModule, dataSource: FutureCallModuleExtras['dataSource']): DynamicModule {
   return {
     module: FutureCallModule,
+    // Here, not in the decorator: imported as it is, the class would fail with what Nest says of a missing dependency.
+    providers: [
+      FutureCallSession,
+      FutureCallEngineStore,
+      FutureCallCompleter,
+      FutureCallExecutor,
+      FutureCallPoller,
+      FutureCallRescuer,
+      FutureCallRunner,
+    ],
     imports: [
       {
         ...core,

@@ -122,10 +122,14 @@ export const MAX_CONCURRENCY = 10_000;
 
 /** Fills in the defaults. Throws `FutureCallOptionsError`, naming the option, the value and what it takes. */
 export function resolveOptions(options: FutureCallModuleOptions): ResolvedOptions {
-  if (typeof options !== 'object' || options === null) {
-    throw new FutureCallOptionsError(`FutureCallModule takes an object of options, not ${show(options)}.`);
+  requireObject('FutureCallModule', options);
+  if ('dataSource' in options) {
+    throw new FutureCallOptionsError(
+      `FutureCallModule's dataSource shapes the module graph, and comes too late from a factory. ` +
+        `Put it beside useFactory: forRootAsync({ dataSource: 'name', useFactory: … }).`,
+    );
   }
-  refuseUnknown('FutureCallModule', options, Object.keys(DEFAULTS));
+  refuseUnknown('FutureCallModule', options, [...Object.keys(DEFAULTS), 'dataSource']);
   const read = <K extends keyof ResolvedOptions>(
     name: K,
     reader: (name: string, value: unknown) => ResolvedOptions[K],
@@ -145,6 +149,14 @@ export function resolveOptions(options: FutureCallModuleOptions): ResolvedOption
     sessionUrl: read('sessionUrl', postgresUrl),
     preparedStatements: read('preparedStatements', boolean),
   };
+}
+
+/** Throws `FutureCallOptionsError` for what is no object of options. */
+export function requireObject(owner: string, options: unknown): void {
+  if (typeof options === 'object' && options !== null && !Array.isArray(options)) return;
+  // Not the value: a connection string has a password in it.
+  const kind = options === null ? 'null' : Array.isArray(options) ? 'an array' : typeof options;
+  throw new FutureCallOptionsError(`${owner} takes an object of options, not ${kind}.`);
 }
 
 /** Throws `FutureCallOptionsError` for a name that is no option: most often a typo that would do nothing. */

@@ -10,6 +10,7 @@ import {
   FUTURE_CALL_DATA_SOURCE,
   FUTURE_CALL_OPTIONS,
   refuseUnknown,
+  requireObject,
   type ResolvedOptions,
 } from './future-call.options.js';
 import type {
@@ -177,10 +178,8 @@ export class FutureCallService {
   }
 }
 
-function requireOptions(method: string, options: unknown, known: string[]): void {
-  if (typeof options !== 'object' || options === null) {
-    throw new FutureCallOptionsError(`${method}() takes an object of options, not ${show(options)}.`);
-  }
+function requireOptions(method: string, options: object, known: string[]): void {
+  requireObject(`${method}()`, options);
   refuseUnknown(`${method}()`, options, known);
   const { manager } = options as { manager?: unknown };
   if (
