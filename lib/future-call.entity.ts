@@ -1,39 +1,33 @@
 import { Column, Entity, Index, PrimaryColumn, PrimaryGeneratedColumn } from 'typeorm';
 import type { FutureCallErrorRecord, FutureCallOutcome } from './future-call.types.js';
 
-/**
- * The schema's version, kept as the comment of `future_call`: the one place that a migration, TypeORM's
- * `synchronize` and a restored dump all carry along. Code of an older version works on tables that are "readable
- * since" its own version.
- */
-export const SCHEMA_VERSION = 1;
-export const SCHEMA_COMMENT = `nestjs-future-call: schema 1, readable since 1`;
+// Every column states its name, so that a naming strategy that keeps given names changes none.
 
 /** A call that is to come. Its place is its state: in this table it is pending. */
-@Entity({ name: 'future_call', comment: SCHEMA_COMMENT })
+@Entity({ name: 'future_call', comment: 'nestjs-future-call: schema 1, readable since 1' })
 @Index(['name', 'dueAt', 'id'])
 @Index(['identifier'], { where: 'identifier IS NOT NULL' })
 export class FutureCallEntity {
-  @PrimaryGeneratedColumn('identity', { type: 'bigint', generatedIdentity: 'BY DEFAULT' })
+  @PrimaryGeneratedColumn('identity', { name: 'id', type: 'bigint', generatedIdentity: 'BY DEFAULT' })
   id!: string;
 
-  @Column({ type: 'text' })
+  @Column({ name: 'name', type: 'text' })
   name!: string;
 
-  @Column({ type: 'text', nullable: true })
+  @Column({ name: 'identifier', type: 'text', nullable: true })
   identifier!: string | null;
 
-  @Column({ type: 'jsonb', nullable: true })
+  @Column({ name: 'data', type: 'jsonb', nullable: true })
   data!: unknown;
 
   @Column({ name: 'due_at', type: 'timestamptz', precision: 3 })
   dueAt!: Date;
 
   /** Attempts so far. */
-  @Column({ type: 'integer', default: 0 })
+  @Column({ name: 'attempt', type: 'integer', default: 0 })
   attempt!: number;
 
-  @Column({ type: 'jsonb', nullable: true })
+  @Column({ name: 'errors', type: 'jsonb', nullable: true })
   errors!: FutureCallErrorRecord[] | null;
 
   @Column({ name: 'created_at', type: 'timestamptz', precision: 3, default: () => 'now()' })
@@ -44,26 +38,26 @@ export class FutureCallEntity {
 @Entity({ name: 'future_call_running' })
 @Index(['instanceId'])
 export class FutureCallRunningEntity {
-  @PrimaryColumn({ type: 'bigint' })
+  @PrimaryColumn({ name: 'id', type: 'bigint' })
   id!: string;
 
-  @Column({ type: 'text' })
+  @Column({ name: 'name', type: 'text' })
   name!: string;
 
-  @Column({ type: 'text', nullable: true })
+  @Column({ name: 'identifier', type: 'text', nullable: true })
   identifier!: string | null;
 
-  @Column({ type: 'jsonb', nullable: true })
+  @Column({ name: 'data', type: 'jsonb', nullable: true })
   data!: unknown;
 
   @Column({ name: 'due_at', type: 'timestamptz', precision: 3 })
   dueAt!: Date;
 
   /** Which attempt this is, counted from 1. */
-  @Column({ type: 'integer' })
+  @Column({ name: 'attempt', type: 'integer' })
   attempt!: number;
 
-  @Column({ type: 'jsonb', nullable: true })
+  @Column({ name: 'errors', type: 'jsonb', nullable: true })
   errors!: FutureCallErrorRecord[] | null;
 
   @Column({ name: 'created_at', type: 'timestamptz', precision: 3 })
@@ -73,7 +67,7 @@ export class FutureCallRunningEntity {
   instanceId!: number;
 
   /** The instance's running number of the claim: with `id` and `instance_id` the claim token. */
-  @Column({ type: 'integer' })
+  @Column({ name: 'claim', type: 'integer' })
   claim!: number;
 
   @Column({ name: 'claimed_at', type: 'timestamptz', precision: 3, default: () => 'now()' })
@@ -87,39 +81,39 @@ export class FutureCallOutcomeEntity {
   @PrimaryColumn({ name: 'call_id', type: 'bigint' })
   callId!: string;
 
-  @Column({ type: 'text' })
+  @Column({ name: 'name', type: 'text' })
   name!: string;
 
-  @Column({ type: 'text', nullable: true })
+  @Column({ name: 'identifier', type: 'text', nullable: true })
   identifier!: string | null;
 
-  @Column({ type: 'jsonb', nullable: true })
+  @Column({ name: 'data', type: 'jsonb', nullable: true })
   data!: unknown;
 
   @Column({ name: 'due_at', type: 'timestamptz', precision: 3 })
   dueAt!: Date;
 
   /** Attempts made: 0 for a call that was cancelled before its first. */
-  @Column({ type: 'integer' })
+  @Column({ name: 'attempt', type: 'integer' })
   attempt!: number;
 
-  @Column({ type: 'text' })
+  @Column({ name: 'outcome', type: 'text' })
   outcome!: FutureCallOutcome;
 
-  @Column({ type: 'jsonb', nullable: true })
+  @Column({ name: 'errors', type: 'jsonb', nullable: true })
   errors!: FutureCallErrorRecord[] | null;
 
   @Column({ name: 'instance_id', type: 'integer', nullable: true })
   instanceId!: number | null;
 
   /** The claim of that instance: a completion that comes too late corrects only the outcome of its own claim. */
-  @Column({ type: 'integer', nullable: true })
+  @Column({ name: 'claim', type: 'integer', nullable: true })
   claim!: number | null;
 
-  @Column({ type: 'text', nullable: true })
+  @Column({ name: 'host', type: 'text', nullable: true })
   host!: string | null;
 
-  @Column({ type: 'integer', nullable: true })
+  @Column({ name: 'pid', type: 'integer', nullable: true })
   pid!: number | null;
 
   @Column({ name: 'started_at', type: 'timestamptz', precision: 3, nullable: true })
@@ -136,13 +130,13 @@ export class FutureCallOutcomeEntity {
 @Entity({ name: 'future_call_instance' })
 export class FutureCallInstanceEntity {
   /** Never reused. The key of the instance's liveness lock. */
-  @PrimaryGeneratedColumn('identity', { type: 'integer', generatedIdentity: 'BY DEFAULT' })
+  @PrimaryGeneratedColumn('identity', { name: 'id', type: 'integer', generatedIdentity: 'BY DEFAULT' })
   id!: number;
 
-  @Column({ type: 'text' })
+  @Column({ name: 'host', type: 'text' })
   host!: string;
 
-  @Column({ type: 'integer' })
+  @Column({ name: 'pid', type: 'integer' })
   pid!: number;
 
   @Column({ name: 'started_at', type: 'timestamptz', precision: 3, default: () => 'now()' })
@@ -153,7 +147,7 @@ export class FutureCallInstanceEntity {
   pollInterval!: number;
 
   /** Handler name → attempts allowed: a rescuer may not have the handler itself. */
-  @Column({ type: 'jsonb' })
+  @Column({ name: 'handlers', type: 'jsonb' })
   handlers!: Record<string, number>;
 }
 

@@ -29,6 +29,7 @@ const POSTGRES_NAME_BYTES = 63;
 export function futureCallTables(dataSource: DataSource): FutureCallTables {
   // The driver's schema: the `schema` option, or what `current_schema()` said when the data source connected.
   const schema = dataSource.driver.schema ?? 'public';
+  refuseLong(schema, 'schema');
   const table = (entity: new () => object, given: string): FutureCallTable => {
     const name = prefixed(dataSource, dataSource.namingStrategy.tableName(entity.name, given));
     return { name, path: `${quoteName(schema)}.${quoteName(name)}` };
@@ -50,11 +51,14 @@ export function quoteName(name: string): string {
 function prefixed(dataSource: DataSource, name: string): string {
   const prefix = dataSource.options.entityPrefix;
   const whole = prefix ? dataSource.namingStrategy.prefixTableName(prefix, name) : name;
-  // PostgreSQL would cut the name without an error, and two tables would become one.
-  if (Buffer.byteLength(whole) > POSTGRES_NAME_BYTES) {
-    throw new FutureCallOptionsError(
-      `The table name "${whole}" is longer than PostgreSQL's ${POSTGRES_NAME_BYTES} bytes. Shorten the data source's entityPrefix.`,
-    );
-  }
+  refuseLong(whole, 'entityPrefix');
   return whole;
+}
+
+/** PostgreSQL would cut the name without an error, and two tables would become one. */
+function refuseLong(name: string, option: 'schema' | 'entityPrefix'): void {
+  if (Buffer.byteLength(name) <= POSTGRES_NAME_BYTES) return;
+  throw new FutureCallOptionsError(
+    `The name "${name}" is longer than PostgreSQL's ${POSTGRES_NAME_BYTES} bytes. Shorten the data source's ${option}.`,
+  );
 }

@@ -1,9 +1,10 @@
-import type { DataSource } from 'typeorm';
-import { CreateFutureCall1795305600000, createFutureCall } from './1795305600000-create-future-call.js';
+import { CreateFutureCall1795305600000 } from './1795305600000-create-future-call.js';
+import type { FutureCallMigration } from './future-call.migration.js';
 
-/** The TypeORM migrations, for `migrations: [...futureCallMigrations]` in a data source, with `migrate: false`. */
-export const futureCallMigrations = [CreateFutureCall1795305600000] as const;
-
-/** The same statements for `migrate: true`: what leads from the version before to this one. */
-export const SCHEMA_STEPS: readonly { version: number; statements: (dataSource: DataSource) => string[] }[] =
-  [{ version: 1, statements: createFutureCall }];
+/**
+ * The TypeORM migrations, for `migrations: [...futureCallMigrations]` in a data source, with `migrate: false`. From
+ * the oldest to the newest; `migrate: true` runs the same ones.
+ */
+export const futureCallMigrations: readonly (new () => FutureCallMigration)[] = [
+  CreateFutureCall1795305600000,
+];

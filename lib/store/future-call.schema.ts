@@ -1,22 +1,25 @@
 import { Inject, Injectable, Logger } from '@nestjs/common';
 import type { DataSource } from 'typeorm';
-import { futureCallEntities, SCHEMA_VERSION } from '../future-call.entity.js';
+import { futureCallEntities } from '../future-call.entity.js';
 import { FutureCallSchemaError } from '../future-call.errors.js';
 import {
   FUTURE_CALL_DATA_SOURCE,
   FUTURE_CALL_OPTIONS,
   type ResolvedOptions,
 } from '../future-call.options.js';
-import { futureCallTables, quoteName, type FutureCallTables } from '../future-call.tables.js';
-import { storageSettings } from '../migrations/1795305600000-create-future-call.js';
-import { SCHEMA_STEPS } from '../migrations/future-call.migrations.js';
+import { futureCallTables, type FutureCallTables } from '../future-call.tables.js';
+import { upgradeTables } from '../migrations/future-call.migration.js';
+import { futureCallMigrations } from '../migrations/future-call.migrations.js';
 import { findSchema, type FoundSchema, type RunStatement } from '../migrations/future-call.schema-version.js';
-import { FutureCallConnection } from './future-call.connection.js';
+import { FutureCallConnection, type Query } from './future-call.connection.js';
 
 const OLDEST_POSTGRES = 140_000;
+const MIGRATIONS = futureCallMigrations.map((Migration) => new Migration());
+/** The version that this release is made for. */
+const VERSION = MIGRATIONS.at(-1)!.version;
 
-/** Any number will do, as long as every process uses the same one while it creates or upgrades the tables. */
-const MIGRATION_LOCK = 4_672_063_111;
+/** PostgreSQL's "insufficient_privilege". */
+const NOT_ALLOWED = '42501';
 
 /**
  * Sees to it that the tables are there, once per process, started by whoever needs them first: Nest awaits every
@@ -51,14 +54,11 @@ export class FutureCallSchema {
       applicationName: 'future-call schema',
     });
     try {
-      const run: RunStatement = async (text, values) => {
-        const { rows } = await connection.query({ text: `select row_to_json(r) from (${text}) r` }, values);
-        return rows.map(([json]) => JSON.parse(json!) as Record<string, unknown>);
-      };
+      const run = runnerOf((statement, values) => connection.query(statement, values));
       await this.checkServer(run);
       const found = await findSchema(run, tables);
-      if (this.isBehind(found)) await this.upgrade(connection, run, tables);
-      else this.checkVersion(found);
+      if (this.isBehind(found)) await connection.transaction((query) => this.upgrade(query, tables));
+      else this.checkVersion(found, tables);
     } finally {
       await connection.close();
     }
@@ -73,87 +73,109 @@ export class FutureCallSchema {
           `Give it another one: FutureCallModule.forRoot({ dataSource: 'name' }).`,
       );
     }
-    if (!futureCallEntities.every((entity) => this.dataSource.hasMetadata(entity))) {
-      throw new FutureCallSchemaError(
-        `The data source does not know the entities of future calls. ` +
-          `Set autoLoadEntities: true in TypeOrmModule.forRoot(), or add ...futureCallEntities to its entities.`,
-      );
+    for (const entity of futureCallEntities) {
+      if (!this.dataSource.hasMetadata(entity)) {
+        throw new FutureCallSchemaError(
+          `The data source does not know the entities of future calls. ` +
+            `Set autoLoadEntities: true in TypeOrmModule.forRoot(), or add ...futureCallEntities to its entities.`,
+        );
+      }
+      const { columns, tableName } = this.dataSource.getMetadata(entity);
+      const renamed = columns.find((column) => column.databaseName !== column.givenDatabaseName);
+      if (renamed !== undefined) {
+        throw new FutureCallSchemaError(
+          `The data source's namingStrategy renames the column ${renamed.givenDatabaseName} of ${tableName} to ${renamed.databaseName}, ` +
+            `and plain SQL relies on its name. Let columnName() return the custom name where one is given.`,
+        );
+      }
     }
   }
 
   private async checkServer(run: RunStatement): Promise<void> {
-    const [row] = await run(
-      `select current_setting('server_version_num')::int as number, current_setting('server_version') as name, version() as full`,
-    );
-    if (String(row?.['full']).includes('CockroachDB')) {
+    const [number, ...name] = String(
+      await run(`select current_setting('server_version_num') || ' ' || version()`),
+    ).split(' ');
+    if (name[0] === 'CockroachDB') {
       throw new FutureCallSchemaError(
         `Future calls need PostgreSQL's advisory locks, which CockroachDB does not have. Use a data source on PostgreSQL 14 or newer.`,
       );
     }
-    if (Number(row?.['number']) < OLDEST_POSTGRES) {
+    if (Number(number) < OLDEST_POSTGRES) {
       throw new FutureCallSchemaError(
-        `Future calls need PostgreSQL 14 or newer, but the server is ${String(row?.['name'])}. Upgrade the server.`,
+        `Future calls need PostgreSQL 14 or newer, but the server is ${name.slice(0, 2).join(' ')}. Upgrade the server.`,
       );
     }
   }
 
   /** Whether something is left to do, by us. */
   private isBehind({ version, storageIsSet }: FoundSchema): boolean {
-    if (this.options.migrate)
-      return version < SCHEMA_VERSION || (version === SCHEMA_VERSION && !storageIsSet);
-    // TypeORM made the tables, and cannot state the storage settings. Who lets it change tables lets us.
-    return version === SCHEMA_VERSION && !storageIsSet && this.dataSource.options.synchronize === true;
+    // Who lets TypeORM change tables lets us: it made them, but cannot state the storage settings.
+    const mayChange = this.options.migrate || this.dataSource.options.synchronize === true;
+    return mayChange && (version < VERSION || (version === VERSION && !storageIsSet));
   }
 
-  private checkVersion({ version, readableSince }: FoundSchema): void {
+  private checkVersion({ version, readableSince, missing }: FoundSchema, tables: FutureCallTables): void {
     if (version === 0) {
       throw new FutureCallSchemaError(
-        `The tables of future calls are missing, and migrate is false. Add ...futureCallMigrations to the data source's ` +
-          `migrations and run them, or leave migrate at true.`,
+        `The tables of future calls are missing (${tables.pending.path}), and migrate is false. ` +
+          `Add ...futureCallMigrations to the data source's migrations and run them, or leave migrate at true.`,
       );
     }
-    if (version < SCHEMA_VERSION) {
+    if (version < VERSION) {
       throw new FutureCallSchemaError(
-        `The tables of future calls are of version ${version}, this release needs ${SCHEMA_VERSION}, and migrate is false. ` +
+        `The tables of future calls are of version ${version}, this release needs ${VERSION}, and migrate is false. ` +
           `Run the migrations in futureCallMigrations.`,
       );
     }
-    if (readableSince > SCHEMA_VERSION) {
+    if (readableSince > VERSION) {
       throw new FutureCallSchemaError(
         `The tables of future calls are of version ${version}, which only releases that know version ${readableSince} can use; ` +
-          `this one knows ${SCHEMA_VERSION}. Upgrade nestjs-future-call in this process.`,
+          `this one knows ${VERSION}. Upgrade nestjs-future-call in this process.`,
       );
     }
-    if (version > SCHEMA_VERSION) {
+    if (missing.length > 0) {
+      throw new FutureCallSchemaError(
+        `${tables.pending.path} is there, but of its tables ${missing.map(({ path }) => path).join(', ')} are missing. ` +
+          `Restore them from a backup, or drop ${tables.pending.path} and what is left, with the calls in them, and boot again.`,
+      );
+    }
+    if (version > VERSION) {
       this.logger.warn(
-        `The tables are of version ${version}, this release knows ${SCHEMA_VERSION}. It works, as in a rolling deploy; upgrade this process too.`,
+        `The tables are of version ${version}, this release knows ${VERSION}. It works, as in a rolling deploy; upgrade this process too.`,
       );
     }
   }
 
-  private async upgrade(
-    connection: FutureCallConnection,
-    run: RunStatement,
-    tables: FutureCallTables,
-  ): Promise<void> {
-    const execute = (text: string) => connection.query({ text });
-    await execute('begin');
-    // Ten processes that boot at once: one creates, nine wait here and then find everything done.
-    await connection.query({ text: 'select pg_advisory_xact_lock($1)' }, [MIGRATION_LOCK]);
-    const found = await findSchema(run, tables);
-    if (this.isBehind(found)) {
-      const { count } = await connection.query({ text: 'select 1 from pg_namespace where nspname = $1' }, [
-        tables.schema,
-      ]);
-      if (count === 0) await execute(`create schema ${quoteName(tables.schema)}`);
-      for (const step of SCHEMA_STEPS.filter(({ version }) => version > found.version)) {
-        for (const statement of step.statements(this.dataSource)) await execute(statement);
-      }
-      if (!found.storageIsSet)
-        for (const statement of storageSettings(this.dataSource)) await execute(statement);
-    } else {
-      this.checkVersion(found);
+  private async upgrade(query: Query, tables: FutureCallTables): Promise<void> {
+    const run = runnerOf(query);
+    // What the role or the database allows the app's statements is no measure for a migration. A process that is
+    // frozen while it migrates must not keep all others from booting.
+    await run(`select set_config('statement_timeout', '0', true), set_config('lock_timeout', '0', true),
+      set_config('idle_in_transaction_session_timeout', '60s', true)`);
+    let before: FoundSchema;
+    try {
+      before = await upgradeTables(run, this.dataSource, MIGRATIONS);
+    } catch (error) {
+      if ((error as { code?: unknown }).code !== NOT_ALLOWED) throw error;
+      throw new FutureCallSchemaError(
+        `This database role may not create or change the tables of future calls in the schema "${tables.schema}": ${String(error)}. ` +
+          `Give it the right, or run futureCallMigrations as a role that has it and set migrate: false.`,
+        { cause: error },
+      );
     }
-    await execute('commit');
+    // Another process may have been first.
+    if (!this.isBehind(before)) this.checkVersion(before, tables);
+    else if (before.version === 0) this.logger.log(`Created ${tables.pending.path} and its tables.`);
+    else if (before.version < VERSION) {
+      this.logger.log(`Upgraded the tables from version ${before.version} to ${VERSION}.`);
+    }
   }
+}
+
+function runnerOf(query: Query): RunStatement {
+  return async (text, values) => {
+    const { rows } = await query({ text }, values);
+    // Several statements in one text answer with none.
+    return (rows as typeof rows | undefined)?.[0]?.[0];
+  };
 }
