@@ -1,9 +1,17 @@
 import { DiscoveryService } from '@nestjs/core';
 import { show } from './common/show.js';
 import { labelProblem } from './common/text.js';
-import { FutureCallHandlerError } from './future-call.errors.js';
-import { concurrency, refuseUnknown, requireObject } from './future-call.options.js';
+import { FutureCallHandlerError, FutureCallOptionsError } from './future-call.errors.js';
+import {
+  attempts,
+  concurrency,
+  durationBetween,
+  LONGEST_BACKOFF,
+  refuseUnknown,
+  requireObject,
+} from './future-call.options.js';
 import type {
+  FutureCallBackoff,
   FutureCallData,
   FutureCallHandlerClass,
   FutureCallHandlerOptions,
@@ -46,10 +54,27 @@ export function FutureCall(name: string, options: FutureCallHandlerOptions = {})
     }
     const owner = `@FutureCall('${name}') on ${target.name}`;
     requireObject(owner, options);
-    refuseUnknown(owner, options, ['concurrency']);
+    refuseUnknown(owner, options, ['concurrency', 'attempts', 'backoff']);
     if (options.concurrency !== undefined) concurrency(`${owner}: concurrency`, options.concurrency);
+    if (options.attempts !== undefined) attempts(`${owner}: attempts`, options.attempts);
+    if (options.backoff !== undefined) requireBackoff(`${owner}: backoff`, options.backoff);
     FutureCallMetadata({ name, options })(target);
   };
+}
+
+const anyDelay = durationBetween(0, LONGEST_BACKOFF);
+
+function requireBackoff(name: string, backoff: FutureCallBackoff): void {
+  if (typeof backoff === 'function') return;
+  const type = (backoff as { type?: unknown } | null)?.type;
+  if (type !== 'fixed' && type !== 'exponential') {
+    throw new FutureCallOptionsError(
+      `${name} must be { type: 'fixed', delay }, { type: 'exponential', delay?, max? } or a function, but it is ${show(backoff)}.`,
+    );
+  }
+  refuseUnknown(name, backoff, type === 'fixed' ? ['type', 'delay'] : ['type', 'delay', 'max']);
+  if (backoff.type === 'fixed' || backoff.delay !== undefined) anyDelay(`${name}.delay`, backoff.delay);
+  if (backoff.type === 'exponential' && backoff.max !== undefined) anyDelay(`${name}.max`, backoff.max);
 }
 
 /** The mark of a class, or undefined when it has none of its own. */

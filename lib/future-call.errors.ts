@@ -1,3 +1,6 @@
+import { parseDuration, type Duration } from './common/duration.js';
+import { show } from './common/show.js';
+
 /**
  * The base of every error this library throws itself. Errors of the database
  * (connection, deadlock, serialization) are not wrapped: an app's own
@@ -30,3 +33,44 @@ export class FutureCallSessionError extends FutureCallError {}
 
 /** A call was scheduled for a name that this process has no handler for. */
 export class UnknownFutureCallError extends FutureCallError {}
+
+/**
+ * For a handler to throw, when another attempt would be of no use: the call ends as `failed` even if attempts
+ * remain. Give it the `cause`.
+ */
+export class DoNotRetryError extends FutureCallError {}
+
+/**
+ * For a handler to throw, to say when the next attempt is: after `delay` or `at` a time. The call fails all the same
+ * when no attempt remains.
+ */
+export class RetryError extends FutureCallError {
+  /** Milliseconds from when the attempt's end is recorded, or undefined when `at` is given. */
+  readonly delay: number | undefined;
+  readonly at: Date | undefined;
+
+  /** @throws FutureCallTimeError for what is no delay or no time */
+  constructor(
+    when: { delay: Duration } | { at: Date },
+    message = 'To be tried again.',
+    options?: ErrorOptions,
+  ) {
+    super(message, options);
+    const { delay, at } = when as { delay?: unknown; at?: unknown };
+    if (at !== undefined) this.at = readTime(at);
+    else this.delay = readDuration(delay);
+  }
+}
+
+function readTime(at: unknown): Date {
+  if (at instanceof Date && !Number.isNaN(at.getTime())) return at;
+  throw new FutureCallTimeError(`RetryError's at must be a valid Date, but it is ${show(at)}.`);
+}
+
+function readDuration(delay: unknown): number {
+  try {
+    return Math.max(0, parseDuration(delay));
+  } catch (error) {
+    throw new FutureCallTimeError(`RetryError's delay: ${(error as RangeError).message}`, { cause: error });
+  }
+}

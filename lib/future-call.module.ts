@@ -5,6 +5,7 @@ import { FutureCallExplorer } from './discovery/future-call.explorer.js';
 import { FutureCallRegistry } from './discovery/future-call.registry.js';
 import { futureCallEntities } from './future-call.entity.js';
 import { FutureCallOptionsError } from './future-call.errors.js';
+import { FutureCallEvents } from './future-call.events.js';
 import {
   ConfigurableModuleClass,
   MODULE_OPTIONS_TOKEN,
@@ -25,6 +26,7 @@ import { FutureCallWake } from './future-call.wake.js';
 import { FutureCallCompleter } from './runner/future-call.completer.js';
 import { FutureCallExecutor } from './runner/future-call.executor.js';
 import { FutureCallPoller } from './runner/future-call.poller.js';
+import { FutureCallPruner } from './runner/future-call.pruner.js';
 import { FutureCallRescuer } from './runner/future-call.rescuer.js';
 import { FutureCallRunner } from './runner/future-call.runner.js';
 import { FutureCallEngineStore } from './store/future-call.engine-store.js';
@@ -43,6 +45,7 @@ import { FutureCallSession } from './store/future-call.session.js';
     FutureCallServiceStore,
     FutureCallService,
     FutureCallWake,
+    FutureCallEvents,
   ],
   exports: [
     FUTURE_CALL_OPTIONS,
@@ -51,6 +54,7 @@ import { FutureCallSession } from './store/future-call.session.js';
     FutureCallSchema,
     FutureCallService,
     FutureCallWake,
+    FutureCallEvents,
   ],
 })
 class FutureCallCoreModule extends ConfigurableModuleClass {}
@@ -120,6 +124,7 @@ function withCore(core: DynamicModule, dataSource: FutureCallModuleExtras['dataS
       FutureCallCompleter,
       FutureCallExecutor,
       FutureCallPoller,
+      FutureCallPruner,
       FutureCallRescuer,
       FutureCallRunner,
     ],

@@ -1,6 +1,7 @@
 import { parseDuration, type Duration } from './common/duration.js';
 import { show } from './common/show.js';
 import { FutureCallOptionsError } from './future-call.errors.js';
+import type { FutureCallOutcome } from './future-call.types.js';
 
 /** Options of `FutureCallModule.forRoot()`. Lengths of time take milliseconds, `'10s'` or `{ seconds: 10 }`. */
 export interface FutureCallModuleOptions {
@@ -78,6 +79,13 @@ export interface FutureCallModuleOptions {
    * @default true
    */
   preparedStatements?: boolean;
+  /**
+   * How long rows of `future_call_outcome` are kept, by outcome: a length of time, `true` (for ever) or `false` (none is
+   * written). Old ones are deleted in small batches, by one instance at a time.
+   *
+   * @default { completed: false, failed: '30d', interrupted: '30d', cancelled: false }
+   */
+  retention?: Partial<Record<FutureCallOutcome, Duration | boolean>>;
 }
 
 /** For `forRootAsync({ useClass })` and `useExisting`. */
@@ -97,7 +105,11 @@ export interface ResolvedOptions {
   readonly unknownNames: 'refuse' | 'accept';
   readonly sessionUrl: string | undefined;
   readonly preparedStatements: boolean;
+  /** Milliseconds; Infinity keeps for ever, 0 keeps nothing. */
+  readonly retention: Readonly<Record<FutureCallOutcome, number>>;
 }
+
+const DAY = 86_400_000;
 
 export const DEFAULTS: ResolvedOptions = {
   execute: true,
@@ -110,6 +122,7 @@ export const DEFAULTS: ResolvedOptions = {
   unknownNames: 'refuse',
   sessionUrl: undefined,
   preparedStatements: true,
+  retention: { completed: 0, failed: 30 * DAY, interrupted: 30 * DAY, cancelled: 0 },
 };
 
 /** Injection token of the resolved options. */
@@ -119,6 +132,9 @@ export const FUTURE_CALL_OPTIONS = Symbol('FUTURE_CALL_OPTIONS');
 export const FUTURE_CALL_DATA_SOURCE = Symbol('FUTURE_CALL_DATA_SOURCE');
 
 export const MAX_CONCURRENCY = 10_000;
+export const MAX_ATTEMPTS = 1_000;
+/** Milliseconds: a year. */
+export const LONGEST_BACKOFF = 366 * DAY;
 
 /** Fills in the defaults. Throws `FutureCallOptionsError`, naming the option, the value and what it takes. */
 export function resolveOptions(options: FutureCallModuleOptions): ResolvedOptions {
@@ -148,6 +164,7 @@ export function resolveOptions(options: FutureCallModuleOptions): ResolvedOption
     unknownNames: read('unknownNames', oneOf('refuse', 'accept')),
     sessionUrl: read('sessionUrl', postgresUrl),
     preparedStatements: read('preparedStatements', boolean),
+    retention: read('retention', retention),
   };
 }
 
@@ -166,6 +183,13 @@ export function refuseUnknown(owner: string, options: object, known: readonly st
   throw new FutureCallOptionsError(
     `${owner} has no option ${unknown.map((name) => `"${name}"`).join(', ')}. Its options are ${known.join(', ')}.`,
   );
+}
+
+/** A handler's number of attempts. */
+export function attempts(name: string, value: unknown): number {
+  if (Number.isInteger(value) && (value as number) >= 1 && (value as number) <= MAX_ATTEMPTS)
+    return value as number;
+  throw wrong(name, value, `a whole number from 1 to ${MAX_ATTEMPTS}`);
 }
 
 /** A number of slots. */
@@ -187,7 +211,8 @@ function oneOf<T extends string>(...allowed: T[]) {
   };
 }
 
-function durationBetween(least: number, most: number) {
+/** A reader of lengths of time between two, in milliseconds. */
+export function durationBetween(least: number, most: number) {
   return (name: string, value: unknown): number => {
     let duration: number;
     try {
@@ -199,6 +224,23 @@ function durationBetween(least: number, most: number) {
     if (duration >= least && duration <= most) return duration;
     throw wrong(name, value, `a length of time from ${least} ms to ${most} ms`);
   };
+}
+
+function retention(name: string, value: unknown): ResolvedOptions['retention'] {
+  if (typeof value !== 'object' || value === null) {
+    throw wrong(name, value, `an object such as { completed: '7d' }`);
+  }
+  refuseUnknown(name, value, Object.keys(DEFAULTS.retention));
+  const given = Object.entries(value).filter(([, keep]) => keep !== undefined);
+  return {
+    ...DEFAULTS.retention,
+    ...Object.fromEntries(given.map(([outcome, keep]) => [outcome, keepFor(`${name}.${outcome}`, keep)])),
+  };
+}
+
+function keepFor(name: string, value: unknown): number {
+  if (value === true) return Infinity;
+  return value === false ? 0 : durationBetween(1_000, 100 * 365 * DAY)(name, value);
 }
 
 function postgresUrl(name: string, value: unknown): string {

@@ -1,10 +1,12 @@
 import { Inject, Injectable } from '@nestjs/common';
+import type { Observable } from 'rxjs';
 import type { DataSource, EntityManager } from 'typeorm';
 import { parseDelay, type Delay, type ParsedDelay } from './common/duration.js';
 import { toJson } from './common/json.js';
 import { show } from './common/show.js';
 import { labelProblem } from './common/text.js';
 import { FutureCallRegistry } from './discovery/future-call.registry.js';
+import { FutureCallEvents, type FutureCallEvent } from './future-call.events.js';
 import { FutureCallDataError, FutureCallOptionsError, FutureCallTimeError } from './future-call.errors.js';
 import {
   FUTURE_CALL_DATA_SOURCE,
@@ -37,7 +39,16 @@ export class FutureCallService {
     private readonly registry: FutureCallRegistry,
     private readonly store: FutureCallServiceStore,
     private readonly wake: FutureCallWake,
+    private readonly sink: FutureCallEvents,
   ) {}
+
+  /**
+   * What happens to calls in this process, and what its instance finds: hot, typed by `type`. Each process sees its
+   * own part; what lasts is in the tables.
+   */
+  get events(): Observable<FutureCallEvent> {
+    return this.sink.observable;
+  }
 
   /**
    * Schedules a call that is due after a delay, counted from now by the database's clock, also inside a transaction.
@@ -119,7 +130,11 @@ export class FutureCallService {
   async cancel(identifier: string, options: CancelOptions = {}): Promise<number> {
     requireIdentifier(identifier);
     requireOptions('cancel', options, ['manager']);
-    return this.store.cancel(identifier, this.ownManager(options.manager));
+    const cancelled = await this.store.cancel(identifier, this.ownManager(options.manager));
+    if (this.sink.observed) {
+      for (const { id, name } of cancelled) this.sink.emit({ type: 'cancelled', id, name, identifier });
+    }
+    return cancelled.length;
   }
 
   private async schedule(
@@ -146,7 +161,9 @@ export class FutureCallService {
       manager,
     );
     if (wakesItself) this.wake.scheduled(name, dueAt);
-    return { id, name, identifier, dueAt: new Date(dueAt) };
+    const scheduled = { id, name, identifier, dueAt: new Date(dueAt) };
+    if (this.sink.observed) this.sink.emit({ type: 'scheduled', ...scheduled });
+    return scheduled;
   }
 
   private nameOf(handler: unknown): string {

@@ -1,5 +1,5 @@
 import type { EntityManager } from 'typeorm';
-import type { Delay } from './common/duration.js';
+import type { Delay, Duration } from './common/duration.js';
 
 /**
  * What survives the way through JSON unchanged. A type with a `Date`, a `Map`, a `bigint` or a function in it is
@@ -63,7 +63,31 @@ export interface FutureCallHandlerOptions {
    * @default the module's `concurrency`
    */
   concurrency?: number;
+  /**
+   * How many times a call is started at most. More than one makes the handler at-least-once: **it must be safe to
+   * repeat**, because an attempt that fails, or whose process dies, is followed by another one even if its work was
+   * done. From 1 to 1,000.
+   *
+   * @default 1
+   */
+  attempts?: number;
+  /**
+   * How long to wait before the next attempt. After an interruption the default applies, whatever is set here: the
+   * process that finds it may not have the handler.
+   *
+   * @default { type: 'exponential', delay: 1_000, max: '1h' }
+   */
+  backoff?: FutureCallBackoff;
 }
+
+/** How long to wait before the next attempt. */
+export type FutureCallBackoff =
+  /** Always the same. */
+  | { type: 'fixed'; delay: Duration }
+  /** Twice as long each time, from `delay` (1 s) to `max` (1 hour); the last half of it at random. */
+  | { type: 'exponential'; delay?: Duration; max?: Duration }
+  /** What the function answers for the attempt that failed (counted from 1) and what it threw. */
+  | ((attempt: number, error: unknown) => Duration);
 
 /** Options of `callWithDelay` and `callAtTime`. */
 export interface ScheduleOptions {

@@ -8,6 +8,7 @@ export { FutureCallService } from './future-call.service.js';
 export { FutureCall } from './future-call.decorator.js';
 export type {
   CancelOptions,
+  FutureCallBackoff,
   FutureCallContext,
   FutureCallData,
   FutureCallErrorRecord,
@@ -20,8 +21,22 @@ export type {
   ScheduleOptions,
 } from './future-call.types.js';
 export type { Delay, DelayObject, Duration, DurationObject } from './common/duration.js';
+export type {
+  FutureCallCancelled,
+  FutureCallCompleted,
+  FutureCallConnected,
+  FutureCallDisconnected,
+  FutureCallEvent,
+  FutureCallFailed,
+  FutureCallInterrupted,
+  FutureCallReleased,
+  FutureCallRescued,
+  FutureCallScheduled,
+  FutureCallStarted,
+} from './future-call.events.js';
 export type { FutureCallRequest } from './discovery/future-call.explorer.js';
 export {
+  DoNotRetryError,
   FutureCallDataError,
   FutureCallError,
   FutureCallHandlerError,
@@ -29,6 +44,7 @@ export {
   FutureCallSchemaError,
   FutureCallSessionError,
   FutureCallTimeError,
+  RetryError,
   UnknownFutureCallError,
 } from './future-call.errors.js';
 export {

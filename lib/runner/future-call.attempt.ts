@@ -33,6 +33,18 @@ export class FutureCallAttempt implements FutureCallContext {
     return this.#abortedFor !== undefined;
   }
 
+  /** For an event: plain values, without the signal. */
+  describe() {
+    const { id, name, identifier, attempt } = this;
+    return { id, name, identifier, attempt };
+  }
+
+  /** For the log. */
+  toString(): string {
+    const identifier = this.identifier === null ? '' : `, identifier "${this.identifier}"`;
+    return `"${this.name}" (id ${this.id}, attempt ${this.attempt}${identifier})`;
+  }
+
   abort(reason: Error): void {
     if (this.isAborted) return;
     this.#abortedFor = reason;

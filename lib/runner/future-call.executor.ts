@@ -3,10 +3,12 @@ import { Inject, Injectable, Logger } from '@nestjs/common';
 import { describeError } from '../common/describe-error.js';
 import type { RegisteredHandler } from '../discovery/future-call.explorer.js';
 import { FUTURE_CALL_OPTIONS, type ResolvedOptions } from '../future-call.options.js';
-import type { AttemptEnd, ClaimedCall } from '../store/future-call.engine-store.js';
+import { FutureCallEvents } from '../future-call.events.js';
+import type { AttemptEnd, ClaimedCall, NextAttempt } from '../store/future-call.engine-store.js';
 import { FutureCallSession } from '../store/future-call.session.js';
 import { FutureCallAttempt } from './future-call.attempt.js';
 import { FutureCallCompleter } from './future-call.completer.js';
+import { DEFAULT_BACKOFF, exponential, nextAttempt } from './future-call.retry-policy.js';
 import { FutureCallSpeed } from './future-call.speed.js';
 
 /** How much may be claimed now. */
@@ -48,6 +50,7 @@ export class FutureCallExecutor {
     @Inject(FUTURE_CALL_OPTIONS) private readonly options: ResolvedOptions,
     private readonly session: FutureCallSession,
     private readonly completer: FutureCallCompleter,
+    private readonly events: FutureCallEvents,
   ) {}
 
   start(handlers: Iterable<RegisteredHandler>, slotFreed: () => void): void {
@@ -197,6 +200,8 @@ export class FutureCallExecutor {
     this.attempts.add(attempt);
     state.running++;
     state.speed.count();
+    if (this.events.observed)
+      this.events.emit({ type: 'started', ...attempt.describe(), dueAt: attempt.dueAt });
     let result: unknown;
     try {
       const data: unknown = call.data === null ? null : JSON.parse(call.data);
@@ -222,12 +227,35 @@ export class FutureCallExecutor {
       return;
     }
     const error = describeError(thrown);
-    const identifier = call.identifier === null ? '' : `, identifier "${call.identifier}"`;
+    const next = this.nextAttempt(state, attempt, thrown);
     this.logger.error(
-      `Future call "${call.name}" failed (id ${call.id}, attempt ${call.attempt}${identifier}): ${error.message}`,
+      `Future call ${attempt.toString()} failed${next === undefined ? '' : ', and is tried again'}: ${error.message}`,
       error.stack,
     );
-    this.ended(state, attempt, { call, error: JSON.stringify({ attempt: call.attempt, ...error }) });
+    if (this.events.observed) {
+      this.events.emit({
+        type: 'failed',
+        ...attempt.describe(),
+        error: thrown,
+        willRetry: next !== undefined,
+      });
+    }
+    this.ended(state, attempt, { call, error: JSON.stringify({ attempt: call.attempt, ...error }), next });
+  }
+
+  private nextAttempt(
+    { handler }: HandlerState,
+    attempt: FutureCallAttempt,
+    thrown: unknown,
+  ): NextAttempt | undefined {
+    try {
+      return nextAttempt(handler.options, attempt.attempt, thrown);
+    } catch (error) {
+      this.logger.error(
+        `The backoff of ${handler.className} failed for future call ${attempt.toString()}, so the default applies: ${String(error)}`,
+      );
+      return exponential(attempt.attempt, DEFAULT_BACKOFF.delay, DEFAULT_BACKOFF.max);
+    }
   }
 
   private ended(state: HandlerState, attempt: FutureCallAttempt, end: AttemptEnd | undefined): void {
@@ -240,8 +268,14 @@ export class FutureCallExecutor {
   }
 
   private forget(ends: readonly AttemptEnd[]): void {
-    // Only if it is still the same claim: the call may have come back meanwhile.
-    for (const { call } of ends) if (this.known.get(call.id) === call) this.known.delete(call.id);
+    for (const { call, error } of ends) {
+      // Only if it is still the same claim: the call may have come back meanwhile.
+      if (this.known.get(call.id) === call) this.known.delete(call.id);
+      if (error === null && this.events.observed) {
+        const { id, name, identifier, attempt } = call;
+        this.events.emit({ type: 'completed', id, name, identifier, attempt });
+      }
+    }
   }
 }
 

@@ -1,5 +1,6 @@
 import { Inject, Injectable, Logger } from '@nestjs/common';
 import { sleep } from '../common/sleep.js';
+import { FutureCallEvents } from '../future-call.events.js';
 import { FUTURE_CALL_OPTIONS, type ResolvedOptions } from '../future-call.options.js';
 import {
   FutureCallEngineStore,
@@ -7,6 +8,7 @@ import {
   type SeenInstance,
 } from '../store/future-call.engine-store.js';
 import { FutureCallSession } from '../store/future-call.session.js';
+import { DEFAULT_BACKOFF } from './future-call.retry-policy.js';
 
 /** How many looks must have missed a lock, whatever the time between them. */
 const LOOKS = 3;
@@ -41,6 +43,7 @@ export class FutureCallRescuer {
     @Inject(FUTURE_CALL_OPTIONS) private readonly options: ResolvedOptions,
     private readonly store: FutureCallEngineStore,
     private readonly session: FutureCallSession,
+    private readonly events: FutureCallEvents,
   ) {}
 
   /** `answered` is told whenever the session has proved that it works. */
@@ -109,24 +112,25 @@ export class FutureCallRescuer {
   }
 
   private async rescue({ id, host, pid }: SeenInstance): Promise<void> {
-    const calls = await this.store.rescue(id);
+    const calls = await this.store.rescue(id, DEFAULT_BACKOFF);
     if (calls === undefined) return;
     this.missing.delete(id);
     const where = host === null ? '' : ` (${host}, pid ${pid})`;
-    this.logger.warn(`Instance ${id}${where} is dead. ${describeInterrupted(calls)}`);
+    this.logger.warn(`Instance ${id}${where} is dead. ${this.interrupted(id, calls)}`);
+    this.events.emit({ type: 'rescued', instanceId: id, host, pid, calls: calls.length });
   }
-}
 
-/** For the log: how many calls, and which. */
-export function describeInterrupted(calls: readonly InterruptedCall[]): string {
-  if (calls.length === 0) return 'No call was interrupted.';
-  const named = calls
-    .slice(0, NAMED_CALLS)
-    .map(({ id, name, attempt, identifier }) => {
+  /** Tells of calls that ended with an instance. Answers with a sentence for the log. */
+  interrupted(instanceId: number, calls: readonly InterruptedCall[]): string {
+    if (this.events.observed) {
+      for (const call of calls) this.events.emit({ type: 'interrupted', ...call, instanceId });
+    }
+    if (calls.length === 0) return 'No call was interrupted.';
+    const named = calls.slice(0, NAMED_CALLS).map(({ id, name, attempt, identifier, willRetry }) => {
       const label = identifier === null ? '' : `, identifier "${identifier}"`;
-      return `"${name}" (id ${id}, attempt ${attempt}${label})`;
-    })
-    .join(', ');
-  const more = calls.length > NAMED_CALLS ? ` and ${calls.length - NAMED_CALLS} more` : '';
-  return `Interrupted ${calls.length === 1 ? '1 call' : `${calls.length} calls`}: ${named}${more}.`;
+      return `"${name}" (id ${id}, attempt ${attempt}${label}${willRetry ? ', is tried again' : ''})`;
+    });
+    const more = calls.length > NAMED_CALLS ? ` and ${calls.length - NAMED_CALLS} more` : '';
+    return `Interrupted ${calls.length === 1 ? '1 call' : `${calls.length} calls`}: ${named.join(', ')}${more}.`;
+  }
 }

@@ -7,6 +7,7 @@ import {
 } from '@nestjs/common';
 import { sleep } from '../common/sleep.js';
 import { FutureCallRegistry } from '../discovery/future-call.registry.js';
+import { FutureCallEvents } from '../future-call.events.js';
 import { FUTURE_CALL_OPTIONS, type ResolvedOptions } from '../future-call.options.js';
 import { FutureCallWake } from '../future-call.wake.js';
 import { FutureCallEngineStore } from '../store/future-call.engine-store.js';
@@ -15,7 +16,9 @@ import { FutureCallSession, type SessionListener } from '../store/future-call.se
 import { FutureCallCompleter } from './future-call.completer.js';
 import { FutureCallExecutor } from './future-call.executor.js';
 import { FutureCallPoller } from './future-call.poller.js';
-import { describeInterrupted, FutureCallRescuer } from './future-call.rescuer.js';
+import { FutureCallPruner } from './future-call.pruner.js';
+import { FutureCallRescuer } from './future-call.rescuer.js';
+import { DEFAULT_BACKOFF } from './future-call.retry-policy.js';
 
 /** How long a handler may take to end once its signal is aborted, in milliseconds. */
 const ABORT_GRACE = 500;
@@ -42,7 +45,9 @@ export class FutureCallRunner implements OnApplicationBootstrap, OnModuleDestroy
     private readonly executor: FutureCallExecutor,
     private readonly completer: FutureCallCompleter,
     private readonly rescuer: FutureCallRescuer,
+    private readonly pruner: FutureCallPruner,
     private readonly wake: FutureCallWake,
+    private readonly events: FutureCallEvents,
   ) {}
 
   async onApplicationBootstrap(): Promise<void> {
@@ -52,22 +57,35 @@ export class FutureCallRunner implements OnApplicationBootstrap, OnModuleDestroy
       this.logger.log('Ready to schedule future calls. This process runs none (execute: false).');
       return;
     }
-    const names = [...handlers.keys()];
-    await this.session.start(Object.fromEntries(names.map((name) => [name, 1])), this);
+    const attempts = [...handlers.values()].map(({ name, options }) => [name, options.attempts ?? 1]);
+    await this.session.start(Object.fromEntries(attempts) as Record<string, number>, this);
     this.isRunning = true;
     this.executor.start(handlers.values(), () => this.poller.slotFreed());
     this.rescuer.start(() => this.executor.resume());
-    this.poller.start(names);
+    this.poller.start(handlers.keys());
+    this.pruner.start();
     this.wake.attach(this.poller);
-    const { concurrency } = this.options;
+    await this.announce([...handlers.keys()]);
+  }
+
+  private async announce(names: readonly string[]): Promise<void> {
+    const { id } = this.session.instance;
+    this.events.emit({ type: 'connected', instanceId: id });
     this.logger.log(
-      `Instance ${this.session.instance.id} runs future calls, ${concurrency} at a time: ${names.join(', ') || 'no handlers'}.`,
+      `Instance ${id} runs future calls, ${this.options.concurrency} at a time: ${names.join(', ') || 'no handlers'}.`,
+    );
+    const orphaned = await this.store.namesWithoutHandler().catch(() => []);
+    if (orphaned.length === 0) return;
+    this.logger.warn(
+      `Calls are pending that no running instance has a handler for: ${orphaned.map((name) => `"${name}"`).join(', ')}. ` +
+        `They stay until one has, or until they are cancelled.`,
     );
   }
 
   /** Can be called twice. */
   async onModuleDestroy(): Promise<void> {
     if (this.isRunning) await (this.draining ??= this.drain());
+    this.events.complete();
   }
 
   lost(error: Error): void {
@@ -91,6 +109,7 @@ export class FutureCallRunner implements OnApplicationBootstrap, OnModuleDestroy
       );
       this.logger.warn(`This process was taken for dead and goes on as instance ${id}.`);
     }
+    this.events.emit({ type: 'connected', instanceId: id });
     this.executor.resume();
     this.completer.resume();
     this.poller.poll();
@@ -109,6 +128,7 @@ export class FutureCallRunner implements OnApplicationBootstrap, OnModuleDestroy
     await withDeadline(LAST_WORDS, (signal) => this.completer.settled(signal));
     this.completer.stop();
     await this.interruptRest();
+    await this.pruner.stop();
     await this.rescuer.stop();
     await this.session.stop();
     this.logger.log(`Instance ${this.session.instance.id} has stopped.`);
@@ -118,7 +138,10 @@ export class FutureCallRunner implements OnApplicationBootstrap, OnModuleDestroy
     const calls = this.executor.takeQueued();
     if (calls.length === 0) return;
     try {
-      await this.store.release(calls);
+      const released = new Set(await this.store.release(calls));
+      for (const { id, name, identifier } of calls) {
+        if (released.has(id)) this.events.emit({ type: 'released', id, name, identifier });
+      }
     } catch (error) {
       // They are forgotten here: coming back releases them, or whoever rescues this instance interrupts them.
       this.logger.warn(`Giving back ${calls.length} calls that had not started failed: ${String(error)}`);
@@ -142,8 +165,12 @@ export class FutureCallRunner implements OnApplicationBootstrap, OnModuleDestroy
   private async interruptRest(): Promise<void> {
     if (!this.session.isOpen) return;
     try {
-      const calls = await this.store.interruptOwn('The app closed before the call had finished.');
-      if (calls.length > 0) this.logger.warn(`The app closes. ${describeInterrupted(calls)}`);
+      const calls = await this.store.interruptOwn(
+        'The app closed before the call had finished.',
+        DEFAULT_BACKOFF,
+      );
+      if (calls.length === 0) return;
+      this.logger.warn(`The app closes. ${this.rescuer.interrupted(this.session.instance.id, calls)}`);
     } catch (error) {
       this.logger.warn(
         `Marking what still runs as interrupted failed; another instance will do it: ${String(error)}`,

@@ -1,7 +1,9 @@
-import { Injectable } from '@nestjs/common';
+import { Inject, Injectable } from '@nestjs/common';
 import { parseTimestamp } from '../common/timestamp.js';
 import { FutureCallSessionError } from '../future-call.errors.js';
-import type { Row } from './future-call.connection.js';
+import { FUTURE_CALL_OPTIONS, type ResolvedOptions } from '../future-call.options.js';
+import type { FutureCallOutcome } from '../future-call.types.js';
+import type { Query, Row } from './future-call.connection.js';
 import { FutureCallSession } from './future-call.session.js';
 
 /** Where a handler's calls have to be looked for: everything before is known to be claimed. */
@@ -40,11 +42,16 @@ export interface ClaimResult {
   readonly nextDueAt: number;
 }
 
-/** How an attempt ended: `error` is the JSON of an error record without its time, or null when it completed. */
+/** How an attempt ended. `error` is the JSON of an error record without its time; null when it completed. */
 export interface AttemptEnd {
   readonly call: ClaimedCall;
   readonly error: string | null;
+  /** Given when the call is to be tried again. */
+  readonly next?: NextAttempt | undefined;
 }
+
+/** When the next attempt is: so many milliseconds after this one is recorded, or at a time. */
+export type NextAttempt = { readonly delay: number } | { readonly at: Date };
 
 /** An instance as a look sees it. `host` is null when it has running calls but no row. */
 export interface SeenInstance {
@@ -54,12 +61,20 @@ export interface SeenInstance {
   readonly holdsLock: boolean;
 }
 
-/** A call that was taken from a dead instance. */
+/** A call that was taken from an instance. */
 export interface InterruptedCall {
   readonly id: string;
   readonly name: string;
-  readonly attempt: number;
   readonly identifier: string | null;
+  readonly attempt: number;
+  /** Pending again: its handler allows further attempts. */
+  readonly willRetry: boolean;
+}
+
+/** How long a call waits after an interruption, in milliseconds: twice as long each time, from `delay` to `max`. */
+export interface InterruptionBackoff {
+  readonly delay: number;
+  readonly max: number;
 }
 
 const LAST_CLAIM = 2 ** 31 - 1;
@@ -69,7 +84,10 @@ const LAST_CLAIM = 2 ** 31 - 1;
 export class FutureCallEngineStore {
   private claims = 0;
 
-  constructor(private readonly session: FutureCallSession) {}
+  constructor(
+    @Inject(FUTURE_CALL_OPTIONS) private readonly options: ResolvedOptions,
+    private readonly session: FutureCallSession,
+  ) {}
 
   /**
    * Claims at most `limit` due calls. A claim without a clean result may have been committed: the session is
@@ -119,27 +137,56 @@ export class FutureCallEngineStore {
   /** Records how attempts ended. Rejects when it cannot be known whether it was recorded: try again. */
   async end(ends: readonly AttemptEnd[]): Promise<void> {
     const completed = ends.filter(({ error }) => error === null);
-    const failed = ends.filter(({ error }) => error !== null);
-    const { statements, instance } = this.session;
-    // Both are sent at once; the session answers in order.
-    const answers = await Promise.all([
-      completed.length > 0 && this.session.query(statements.complete, tokens(completed)),
-      failed.length > 0 &&
-        this.session.query(statements.fail, [
-          ...tokens(failed),
-          failed.map(({ error }) => error),
-          instance.host,
-          instance.pid,
-        ]),
+    const retried = ends.filter(({ next }) => next !== undefined);
+    const failed = ends.filter(({ error, next }) => error !== null && next === undefined);
+    // All are sent at once; the session runs them in turn.
+    const counts = await Promise.all([
+      completed.length > 0 ? this.complete(completed) : 0,
+      failed.length > 0 ? this.fail(failed) : 0,
+      retried.length > 0 ? this.retry(retried) : 0,
     ]);
-    const recorded = answers.reduce((sum, answer) => sum + (answer === false ? 0 : answer.count), 0);
-    if (recorded === ends.length) return;
-    await this.session.query(statements.correct, [...tokens(ends), ends.map(({ error }) => error)]);
+    if (counts[0] + counts[1] + counts[2] === ends.length) return;
+    const final = ends.filter(({ next }) => next === undefined);
+    await this.session.query(this.session.statements.correct, [
+      ...tokens(final),
+      final.map(({ error }) => error),
+    ]);
   }
 
-  /** Gives claimed calls back that were never started, with the attempt that the claim counted. */
-  async release(calls: readonly ClaimedCall[]): Promise<void> {
-    await this.session.query(this.session.statements.release, tokens(calls.map((call) => ({ call }))));
+  private async complete(ends: readonly AttemptEnd[]): Promise<number> {
+    const { statements, instance } = this.session;
+    const { count } = await (this.options.retention.completed > 0
+      ? this.session.query(statements.completeAndKeep, [...tokens(ends), instance.host, instance.pid])
+      : this.session.query(statements.complete, tokens(ends)));
+    return count;
+  }
+
+  private async fail(ends: readonly AttemptEnd[]): Promise<number> {
+    const { statements, instance } = this.session;
+    const errors = ends.map(({ error }) => error);
+    const { count } = await (this.options.retention.failed > 0
+      ? this.session.query(statements.fail, [...tokens(ends), errors, instance.host, instance.pid])
+      : this.session.query(statements.complete, tokens(ends)));
+    return count;
+  }
+
+  private async retry(ends: readonly AttemptEnd[]): Promise<number> {
+    const { rows } = await this.session.query(this.session.statements.retry, [
+      ...tokens(ends),
+      ends.map(({ error }) => error),
+      ends.map(({ next }) => (next !== undefined && 'delay' in next ? next.delay : null)),
+      ends.map(({ next }) => (next !== undefined && 'at' in next ? next.at.getTime() : null)),
+    ]);
+    return rows.filter(([id]) => id !== null).length;
+  }
+
+  /** Gives claimed calls back that were never started, with the attempt that the claim counted. Answers with their ids. */
+  async release(calls: readonly ClaimedCall[]): Promise<string[]> {
+    const { rows } = await this.session.query(
+      this.session.statements.release,
+      tokens(calls.map((call) => ({ call }))),
+    );
+    return rows.flatMap(([id]) => id ?? []);
   }
 
   /** Gives back what is claimed by this instance but is not among `known`. */
@@ -169,30 +216,52 @@ export class FutureCallEngineStore {
    * Gives the calls of a dead instance their outcome and removes it. Undefined when it is not dead after all, or when
    * another instance is at it.
    */
-  async rescue(instanceId: number): Promise<InterruptedCall[] | undefined> {
+  async rescue(instanceId: number, backoff: InterruptionBackoff): Promise<InterruptedCall[] | undefined> {
     const { statements, lockClass } = this.session;
     return this.session.transaction(async (query) => {
       const lock = await query(statements.lockForRescue, [lockClass, instanceId]);
       if (lock.rows[0]![0] !== 't') return undefined;
-      const { rows } = await query(statements.interrupt, [
-        instanceId,
-        'The instance that ran this call died.',
-      ]);
+      const calls = await this.interrupt(query, instanceId, 'The instance that ran this call died.', backoff);
       await query(statements.removeInstance, [instanceId]);
-      return rows.map(toInterrupted);
+      return calls;
     });
   }
 
-  /** Ends what still runs under this instance as interrupted: the last thing a drain does to its calls. */
-  async interruptOwn(reason: string): Promise<InterruptedCall[]> {
-    const { statements, instance } = this.session;
-    const { rows } = await this.session.query(statements.interrupt, [instance.id, reason]);
-    return rows.map(toInterrupted);
+  /** Ends what still runs under this instance: the last thing a drain does to its calls. */
+  async interruptOwn(reason: string, backoff: InterruptionBackoff): Promise<InterruptedCall[]> {
+    return this.interrupt(this.session.query.bind(this.session), this.session.instance.id, reason, backoff);
   }
 
-  /** Tells the other instances that calls are due. */
-  async notify(name: string, dueAt: number): Promise<void> {
-    await this.session.query(this.session.statements.notify, [name, dueAt]);
+  private async interrupt(
+    query: Query,
+    instanceId: number,
+    reason: string,
+    { delay, max }: InterruptionBackoff,
+  ): Promise<InterruptedCall[]> {
+    const keep = this.options.retention.interrupted > 0;
+    const { rows } = await query(this.session.statements.interrupt, [instanceId, reason, delay, max, keep]);
+    return rows
+      .filter(([id]) => id !== null)
+      .map(([id, name, identifier, attempt, again]) => ({
+        id: id!,
+        name: name!,
+        identifier: identifier!,
+        attempt: Number(attempt),
+        willRetry: again === 'true',
+      }));
+  }
+
+  /** Deletes a batch of old outcomes, unless another instance is at it. Answers with how many. */
+  async prune(outcome: FutureCallOutcome, olderThan: number): Promise<number> {
+    const { statements, lockClass } = this.session;
+    const { count } = await this.session.query(statements.prune, [outcome, olderThan, lockClass]);
+    return count;
+  }
+
+  /** Some of the names that calls are pending for, and that no registered instance has a handler for. */
+  async namesWithoutHandler(): Promise<string[]> {
+    const { rows } = await this.session.query(this.session.statements.namesWithoutHandler);
+    return rows.map(([name]) => name!);
   }
 
   private requireBackend(pid: number, expected: number): void {
@@ -222,8 +291,4 @@ function inOrder(calls: ClaimedCall[]): ClaimedCall[] {
     a.dueAt < b.dueAt ? -1 : a.dueAt > b.dueAt ? 1 : Number(a.id) - Number(b.id);
   const isSorted = calls.every((call, i) => i === 0 || compare(calls[i - 1]!, call) <= 0);
   return isSorted ? calls : calls.toSorted(compare);
-}
-
-function toInterrupted([id, name, attempt, identifier]: Row): InterruptedCall {
-  return { id: id!, name: name!, attempt: Number(attempt), identifier: identifier! };
 }

@@ -45,11 +45,13 @@ export class FutureCallServiceStore {
     return { id: row.id, dueAt: Number(row.due) };
   }
 
-  /** Deletes the pending calls of an identifier. Answers with how many they were. */
-  async cancel(identifier: string, manager?: EntityManager): Promise<number> {
-    const { cancel } = await this.statements();
-    const [, count] = (await this.run(cancel, [identifier], manager)) as [unknown, number];
-    return count;
+  /** Deletes the pending calls of an identifier. Answers with which. */
+  async cancel(identifier: string, manager?: EntityManager): Promise<{ id: string; name: string }[]> {
+    const { cancel, cancelAndKeep } = await this.statements();
+    const keep = this.options.retention.cancelled > 0;
+    const answer = await this.run(keep ? cancelAndKeep : cancel, [identifier], manager);
+    // TypeORM answers a DELETE with its rows and their number, and an INSERT with its rows.
+    return (keep ? answer : (answer as [unknown])[0]) as { id: string; name: string }[];
   }
 
   private async statements() {

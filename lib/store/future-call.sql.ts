@@ -29,12 +29,15 @@ const prefix = (alias: string, columns: string) =>
     .map((column) => `${alias}.${column}`)
     .join(', ');
 
+/** How many outcomes are deleted in one statement: other statements come in between. */
+export const PRUNE_BATCH = 1_000;
+
 /** When to notify, as the statements take it: see `scheduleAfter`. */
 export type NotifyMode = 'always' | 'soon' | 'never';
 
 /** Statements of scheduling and cancelling. They run on the app's own connections. */
 export function serviceStatements(tables: FutureCallTables) {
-  const { pending, instance } = tables;
+  const { pending, outcome, instance } = tables;
 
   // The insert and its notification are one statement: one round trip, and no moment in between to crash in.
   // 'soon' notifies only for a call that is due before the next poll of the laziest instance, and a second more for
@@ -71,7 +74,16 @@ export function serviceStatements(tables: FutureCallTables) {
     },
     cancel: {
       name: 'future_call_cancel',
-      text: `delete from ${pending.path} where identifier = $1`,
+      text: `delete from ${pending.path} where identifier = $1 returning id::text as id, name`,
+    },
+    /** As `cancel`, and keeps the outcome. */
+    cancelAndKeep: {
+      name: 'future_call_cancel_keep',
+      text: `
+        with cancelled as (delete from ${pending.path} where identifier = $1 returning *)
+        insert into ${outcome.path} (call_id, attempt, ${CALL}, outcome, finished_at)
+        select id, attempt, ${CALL}, 'cancelled', clock_timestamp() from cancelled
+        returning call_id::text as id, name`,
     },
   } as const satisfies Record<string, Statement>;
 }
@@ -86,13 +98,21 @@ export function engineStatements(tables: FutureCallTables) {
   const matchesToken = (alias: string) =>
     `${alias}.id = token.id and ${alias}.instance_id = token.instance_id and ${alias}.claim = token.claim`;
 
-  /** Gives rows that were deleted from `running`, in a CTE `gone`, back to `pending`, and notifies once a handler. */
+  /** Notifies of calls that went back to `pending` in a CTE `returned`, once a handler. */
+  const notifyReturned = `
+    select null::bigint, name, ${milliseconds('min(due_at)')}::text, ${notify(tables, 'name', 'min(due_at)')}
+    from returned group by name`;
+
+  /** Gives rows that were deleted from `running`, in a CTE `gone`, back to `pending`, as if never claimed. */
   const giveBack = `
     returned as (
       insert into ${pending.path} (id, attempt, ${CALL})
-      select id, attempt - 1, ${CALL} from gone returning name, due_at
+      select id, attempt - 1, ${CALL} from gone returning id, name, due_at
     )
-    select name, ${milliseconds('min(due_at)')}::text, ${notify(tables, 'name', 'min(due_at)')} from returned group by name`;
+    select id, name, null, null from returned union all ${notifyReturned}`;
+
+  const withError = (error: string) => `coalesce(gone.errors, '[]') || ${error}`;
+  const timed = (error: string) => `(${error}::jsonb || jsonb_build_object('at', ${NOW_AS_ISO}))`;
 
   const recordEnd = (outcomeOf: string, errorsOf: string, from: string) => `
     insert into ${outcome.path} (call_id, attempt, name, identifier, data, due_at, created_at, outcome, errors,
@@ -167,6 +187,15 @@ export function engineStatements(tables: FutureCallTables) {
       name: 'future_call_complete',
       text: `delete from ${running.path} r using ${byToken(1)} where ${matchesToken('r')}`,
     },
+    /** As `complete`, and keeps the outcome. $4 host, $5 pid. */
+    completeAndKeep: {
+      name: 'future_call_complete_keep',
+      text: `
+        with gone as (
+          delete from ${running.path} r using ${byToken(1)} where ${matchesToken('r')} returning r.*
+        )
+        ${recordEnd(`'completed'`, 'gone.errors', `gone, (select $4::text as host, $5::int as pid) self`)}`,
+    },
     /** Calls that failed, by claim token, and their errors ($4). $5 host, $6 pid. */
     fail: {
       name: 'future_call_fail',
@@ -178,9 +207,30 @@ export function engineStatements(tables: FutureCallTables) {
         )
         ${recordEnd(
           `'failed'`,
-          `coalesce(gone.errors, '[]') || (gone.error::jsonb || jsonb_build_object('at', ${NOW_AS_ISO}))`,
+          withError(timed('gone.error')),
           `gone, (select $5::text as host, $6::int as pid) self`,
         )}`,
+    },
+    /**
+     * Attempts that failed and are followed by another one, by claim token: their errors ($4), and when that is: $5
+     * milliseconds from now, or $6 milliseconds since 1970.
+     */
+    retry: {
+      name: 'future_call_retry',
+      text: `
+        with gone as (
+          delete from ${running.path} r
+          using unnest($1::bigint[], $2::int[], $3::int[], $4::text[], $5::float8[], $6::float8[])
+            as token (id, instance_id, claim, error, delay, at)
+          where ${matchesToken('r')} returning r.*, token.error, token.delay, token.at
+        ), returned as (
+          insert into ${pending.path} (id, attempt, name, identifier, data, due_at, errors, created_at)
+          select id, attempt, name, identifier, data,
+            coalesce('epoch'::timestamptz + at * interval '1 millisecond', clock_timestamp() + delay * interval '1 millisecond'),
+            ${withError(timed('gone.error'))}, created_at
+          from gone returning id, name, due_at
+        )
+        select id, null, null, null from returned union all ${notifyReturned}`,
     },
     /**
      * A completion that found no row: it may have been rescued meanwhile. Its outcome was a guess; this is what
@@ -192,7 +242,7 @@ export function engineStatements(tables: FutureCallTables) {
         update ${outcome.path} o set finished_at = clock_timestamp(),
           outcome = case when token.error is null then 'completed' else 'failed' end,
           errors = case
-            when token.error is not null then (o.errors - -1) || (token.error::jsonb || jsonb_build_object('at', ${NOW_AS_ISO}))
+            when token.error is not null then (o.errors - -1) || ${timed('token.error')}
             else nullif(o.errors - -1, '[]') end
         from unnest($1::bigint[], $2::int[], $3::int[], $4::text[]) as token (id, instance_id, claim, error)
         where o.call_id = token.id and o.instance_id = token.instance_id and o.claim = token.claim
@@ -234,20 +284,57 @@ export function engineStatements(tables: FutureCallTables) {
     },
     /** Alone in its statement: the next one's snapshot is younger than the last commit of whoever held the lock. */
     lockForRescue: { text: `select pg_try_advisory_xact_lock($1::int, $2::int)` },
-    /** Gives every running call of instance $1 its outcome. $2 says why it is interrupted. */
+    /**
+     * Ends the attempts of instance $1: its running calls become `interrupted`, or pending again where the handler
+     * allows further attempts, after the default backoff ($3 and $4 in milliseconds). $2 says why. $5 whether
+     * interrupted ones are kept.
+     */
     interrupt: {
       text: `
-        with gone as (delete from ${running.path} where instance_id = $1::int returning *)
-        ${recordEnd(
-          `'interrupted'`,
-          `coalesce(gone.errors, '[]') || jsonb_build_object('attempt', gone.attempt, 'at', ${NOW_AS_ISO}, 'name', 'Interrupted', 'message', $2::text)`,
-          `gone left join ${instance.path} i on i.id = gone.instance_id`,
-        )}
-        returning call_id, name, attempt, identifier`,
+        with gone as (
+          delete from ${running.path} where instance_id = $1::int returning *
+        ), judged as (
+          select gone.*, i.host, i.pid, coalesce((i.handlers ->> gone.name)::int > gone.attempt, false) as again,
+            ${withError(`jsonb_build_object('attempt', gone.attempt, 'at', ${NOW_AS_ISO}, 'name', 'Interrupted', 'message', $2::text)`)} as history
+          from gone left join ${instance.path} i on i.id = gone.instance_id
+        ), returned as (
+          insert into ${pending.path} (id, attempt, name, identifier, data, due_at, errors, created_at)
+          select id, attempt, name, identifier, data,
+            clock_timestamp() + least($4::float8, $3::float8 * power(2, least(attempt - 1, 60))) * interval '1 millisecond',
+            history, created_at
+          from judged where again returning id, name, due_at
+        ), ended as (
+          insert into ${outcome.path} (call_id, attempt, name, identifier, data, due_at, created_at, outcome, errors,
+            instance_id, claim, host, pid, started_at, finished_at)
+          select id, attempt, name, identifier, data, due_at, created_at, 'interrupted', history,
+            instance_id, claim, host, pid, claimed_at, clock_timestamp()
+          from judged where not again and $5::boolean
+        )
+        select id, name, identifier, attempt, again::text from judged
+        union all select null, null, null, null, null from (${notifyReturned}) told`,
     },
-    /** Tells all instances that calls of handler $1 are due at $2, in milliseconds since 1970. */
-    notify: {
-      text: `select pg_notify(${channel(tables)}, $2::bigint || '${NOTIFICATION_SEPARATOR}' || $1::text)`,
+    /** Deletes one batch of outcomes $1 that are older than $2 milliseconds; one instance at a time. */
+    prune: {
+      text: `
+        delete from ${outcome.path} where call_id = any (array(
+          select call_id from ${outcome.path}
+          where outcome = $1::text and finished_at < now() - $2::float8 * interval '1 millisecond'
+            and (select pg_try_advisory_xact_lock($3::int, 0))
+          order by finished_at limit ${PRUNE_BATCH}
+        ))`,
+    },
+    /** Names that calls are pending for, and that no instance has a handler for. A step in the index for each name. */
+    namesWithoutHandler: {
+      text: `
+        with recursive pending_name as (
+          (select name from ${pending.path} order by name limit 1)
+          union all
+          select (select call.name from ${pending.path} call where call.name > pending_name.name order by call.name limit 1)
+          from pending_name where pending_name.name is not null
+        )
+        select name from pending_name where name is not null
+          and not exists (select from ${instance.path} i where i.handlers ? pending_name.name)
+        limit 20`,
     },
     removeInstance: { text: `delete from ${instance.path} where id = $1` },
   };

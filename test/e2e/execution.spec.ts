@@ -1,18 +1,15 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { FutureCall, type FutureCallContext } from '../../lib/index.js';
-import { bootApp } from '../support/app.js';
+import { bootApp, createTables } from '../support/app.js';
 import { createDatabase, type TestDatabase } from '../support/database.js';
 import { until } from '../support/until.js';
 
 let database: TestDatabase;
 beforeAll(async () => {
   database = await createDatabase();
+  await createTables(database);
 });
-beforeEach(() =>
-  database.query(`do $$ begin
-    if to_regclass('future_call') is not null then truncate future_call, future_call_running, future_call_outcome; end if;
-  end $$`),
-);
+beforeEach(() => database.query('truncate future_call, future_call_running, future_call_outcome'));
 afterAll(() => database.drop());
 
 const insert = (name: string, count: number) =>
@@ -41,7 +38,6 @@ describe('a handler', () => {
         ran.push(call);
       }
     }
-    await bootApp(database);
     await insert('ordered', 3_000);
     await bootApp(database, { providers: [Ordered] });
     await until(async () => ran.length === 3_000, 'all have run');
@@ -69,7 +65,6 @@ describe('a handler', () => {
         return track('other');
       }
     }
-    await bootApp(database);
     await insert('slow', 100);
     await insert('other', 300);
     await bootApp(database, { providers: [Slow, Other], options: { concurrency: 7 } });
@@ -116,7 +111,6 @@ describe('a handler', () => {
         return { not: 'a promise' };
       }
     }
-    await bootApp(database);
     await insert('sync', 20_000);
     await bootApp(database, { providers: [Sync] });
     await until(

@@ -27,8 +27,20 @@ export interface BootedApp {
 }
 
 /** A Nest app in this process, as a user writes it. It is closed when the test ends, at the latest. */
-export async function bootApp(database: TestDatabase, boot: BootOptions = {}): Promise<BootedApp> {
-  const { providers = [], imports = [], options, typeorm = {}, logger = false } = boot;
+export async function bootApp(database: TestDatabase, options: BootOptions = {}): Promise<BootedApp> {
+  const booted = await boot(database, options);
+  onTestFinished(booted.close);
+  return booted;
+}
+
+/** For a test that begins with empty tables. */
+export async function createTables(database: TestDatabase): Promise<void> {
+  const booted = await boot(database, { options: { execute: false } });
+  await booted.close();
+}
+
+async function boot(database: TestDatabase, options: BootOptions): Promise<BootedApp> {
+  const { providers = [], imports = [], options: module, typeorm = {}, logger = false } = options;
 
   @Module({
     imports: [
@@ -39,7 +51,7 @@ export async function bootApp(database: TestDatabase, boot: BootOptions = {}): P
         retryAttempts: 0,
         ...typeorm,
       } as TypeOrmModuleOptions),
-      FutureCallModule.forRoot(options),
+      FutureCallModule.forRoot(module),
       ...imports,
     ],
     providers,
@@ -49,6 +61,5 @@ export async function bootApp(database: TestDatabase, boot: BootOptions = {}): P
   const app = await NestFactory.createApplicationContext(AppModule, { logger, abortOnError: false });
   let closed: Promise<void> | undefined;
   const close = () => (closed ??= app.close());
-  onTestFinished(close);
   return { app, service: app.get(FutureCallService), dataSource: app.get(DataSource), close };
 }
