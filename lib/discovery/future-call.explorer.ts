@@ -41,8 +41,9 @@ export class FutureCallExplorer {
     }
     const owners = new Map<string, HandlerClass>();
     const handlers = new Map<string, RegisteredHandler>();
-    for (const wrapper of this.discovery.getProviders({ metadataKey: FutureCallMetadata.KEY })) {
-      const target = classOf(wrapper);
+    for (const wrapper of this.discovery.getProviders()) {
+      const target = handlerClassOf(wrapper);
+      if (target === undefined) continue;
       const mark = futureCallMark(target)!;
       const owner = owners.get(mark.name);
       // The same class in the providers of two modules is one handler.
@@ -60,9 +61,8 @@ export class FutureCallExplorer {
 
   private invoker(wrapper: Wrapper, target: HandlerClass): RegisteredHandler['invoke'] {
     const isSingleton = wrapper.isDependencyTreeStatic() && !wrapper.isTransient;
-    const prototype =
-      (isSingleton ? (wrapper.instance as Partial<Invocable> | undefined) : undefined) ?? target.prototype;
-    if (typeof prototype.invoke !== 'function') {
+    const sample = (isSingleton ? (wrapper.instance as Partial<Invocable> | null) : null) ?? target.prototype;
+    if (typeof sample.invoke !== 'function') {
       throw new FutureCallHandlerError(
         `${target.name} is marked @FutureCall() but has no method invoke(data, call). Add one: "implements FutureCallHandler<…>" helps.`,
       );
@@ -79,8 +79,17 @@ export class FutureCallExplorer {
   }
 }
 
-function classOf(wrapper: Wrapper): HandlerClass {
+/**
+ * The marked class that a provider is an instance of, or else stands in for: `overrideProvider(Handler)` puts an
+ * object without a mark in the place of a handler.
+ */
+function handlerClassOf(wrapper: Wrapper): HandlerClass | undefined {
   // For a value or a factory, `metatype` is null or the factory: the class is the instance's.
   const isClass = wrapper.metatype && !wrapper.inject;
-  return (isClass ? wrapper.metatype : (wrapper.instance as object).constructor) as HandlerClass;
+  const own: unknown = isClass ? wrapper.metatype : (wrapper.instance as object | null)?.constructor;
+  return [own, wrapper.token].find(isMarked);
+}
+
+function isMarked(candidate: unknown): candidate is HandlerClass {
+  return typeof candidate === 'function' && futureCallMark(candidate) !== undefined;
 }
