@@ -1,13 +1,20 @@
 import { Inject, Injectable } from '@nestjs/common';
 import type { Observable } from 'rxjs';
 import type { DataSource, EntityManager } from 'typeorm';
-import { parseDelay, type Delay, type ParsedDelay } from './common/duration.js';
-import { toJson } from './common/json.js';
+import type { Delay } from './common/duration.js';
 import { show } from './common/show.js';
 import { labelProblem } from './common/text.js';
 import { FutureCallRegistry } from './discovery/future-call.registry.js';
+import { FutureCallError, FutureCallOptionsError } from './future-call.errors.js';
 import { FutureCallEvents, type FutureCallEvent } from './future-call.events.js';
-import { FutureCallDataError, FutureCallOptionsError, FutureCallTimeError } from './future-call.errors.js';
+import {
+  readData,
+  readDelay,
+  readIdentifier,
+  readTime,
+  requireIdentifier,
+  requireOptions,
+} from './future-call.input.js';
 import {
   FUTURE_CALL_DATA_SOURCE,
   FUTURE_CALL_OPTIONS,
@@ -16,19 +23,16 @@ import {
   type ResolvedOptions,
 } from './future-call.options.js';
 import type {
+  CallManyOptions,
   CancelOptions,
   FutureCallData,
   FutureCallHandlerClass,
+  NewFutureCall,
   ScheduledFutureCall,
   ScheduleOptions,
 } from './future-call.types.js';
 import { FutureCallWake } from './future-call.wake.js';
-import { FutureCallServiceStore } from './store/future-call.service-store.js';
-
-const EARLIEST = Date.parse('0001-01-01T00:00:00.000Z');
-const LATEST = Date.parse('9999-12-31T23:59:59.999Z');
-
-const LONGEST_MONTH = 31 * 86_400_000;
+import { FutureCallServiceStore, type NewCall } from './store/future-call.service-store.js';
 
 /** Schedules calls and cancels them. Inject it anywhere: the module is global. */
 @Injectable()
@@ -79,15 +83,8 @@ export class FutureCallService {
     delay: Delay,
     options: ScheduleOptions = {},
   ): Promise<ScheduledFutureCall> {
-    const due = readDelay(delay);
-    return this.schedule(
-      'callWithDelay',
-      handler,
-      data,
-      due,
-      due.months === 0 && due.milliseconds === 0,
-      options,
-    );
+    requireOptions('callWithDelay', options, ['identifier', 'manager']);
+    return this.schedule(this.read(handler, data, readDelay(delay), options.identifier), options.manager);
   }
 
   /**
@@ -116,8 +113,50 @@ export class FutureCallService {
     time: Date,
     options: ScheduleOptions = {},
   ): Promise<ScheduledFutureCall> {
-    const due = readTime(time);
-    return this.schedule('callAtTime', handler, data, due, due <= Date.now(), options);
+    requireOptions('callAtTime', options, ['identifier', 'manager']);
+    return this.schedule(this.read(handler, data, readTime(time), options.identifier), options.manager);
+  }
+
+  /**
+   * Schedules many calls at once: all of them or none, a statement per few thousand, at most one notification.
+   *
+   * @param calls each with `handler` (class or name), `delay` or `time`, and optionally `data` and `identifier`, as
+   * `callWithDelay` and `callAtTime` take them
+   * @returns the scheduled calls, in the order given
+   * @throws as `callWithDelay`; the message says which of the calls
+   */
+  async callMany<const H extends readonly (string | FutureCallHandlerClass)[]>(
+    calls: readonly [...{ [K in keyof H]: NewFutureCall<H[K]> }],
+    options: CallManyOptions = {},
+  ): Promise<ScheduledFutureCall[]> {
+    requireOptions('callMany', options, ['manager']);
+    if (!Array.isArray(calls)) {
+      throw new FutureCallOptionsError(`callMany() takes an array of calls, not ${show(calls)}.`);
+    }
+    const read = (calls as readonly NewFutureCall<string>[]).map((call, i) => this.readOneOfMany(call, i));
+    if (read.length === 0) return [];
+    const manager = this.ownManager(options.manager);
+    const scheduled = await this.store.scheduleMany(
+      read,
+      this.isInTransaction(manager) ? 'always' : 'soon',
+      manager,
+    );
+    return scheduled.map(({ id, dueAt }, i) => this.accepted(read[i]!, id, dueAt));
+  }
+
+  private readOneOfMany(call: NewFutureCall<string>, index: number): NewCall {
+    try {
+      requireObject('A call', call);
+      refuseUnknown('A call', call, ['handler', 'data', 'delay', 'time', 'identifier']);
+      if ((call.delay === undefined) === (call.time === undefined)) {
+        throw new FutureCallOptionsError('A call has either a delay or a time.');
+      }
+      const due = call.time === undefined ? readDelay(call.delay) : readTime(call.time);
+      return this.read(call.handler, call.data, due, call.identifier);
+    } catch (error) {
+      if (error instanceof FutureCallError) error.message = `calls[${index}]: ${error.message}`;
+      throw error;
+    }
   }
 
   /**
@@ -137,33 +176,32 @@ export class FutureCallService {
     return cancelled.length;
   }
 
-  private async schedule(
-    method: string,
-    handler: string | FutureCallHandlerClass,
-    data: unknown,
-    due: ParsedDelay | number,
-    isDueNow: boolean,
-    options: ScheduleOptions,
-  ): Promise<ScheduledFutureCall> {
-    requireOptions(method, options, ['identifier', 'manager']);
-    const name = this.nameOf(handler);
-    const identifier = options.identifier ?? null;
-    if (identifier !== null) requireIdentifier(identifier);
-    const call = { name, identifier, data: readData(data), due };
-    const manager = this.ownManager(options.manager);
-
-    // typeorm-transactional keeps an ambient transaction behind `dataSource.manager`.
-    const mayCommitLate = (manager ?? this.dataSource.manager).queryRunner?.isTransactionActive === true;
-    const wakesItself = !mayCommitLate && isDueNow && this.wake.canClaim(name);
+  private async schedule(call: NewCall, given: EntityManager | undefined): Promise<ScheduledFutureCall> {
+    const manager = this.ownManager(given);
+    const mayCommitLate = this.isInTransaction(manager);
+    const wakesItself = !mayCommitLate && isDueNow(call.due) && this.wake.canClaim(call.name);
     const { id, dueAt } = await this.store.schedule(
       call,
       mayCommitLate ? 'always' : wakesItself ? 'never' : 'soon',
       manager,
     );
-    if (wakesItself) this.wake.scheduled(name, dueAt);
+    if (wakesItself) this.wake.scheduled(call.name, dueAt);
+    return this.accepted(call, id, dueAt);
+  }
+
+  private accepted({ name, identifier }: NewCall, id: string, dueAt: number): ScheduledFutureCall {
     const scheduled = { id, name, identifier, dueAt: new Date(dueAt) };
     if (this.sink.observed) this.sink.emit({ type: 'scheduled', ...scheduled });
     return scheduled;
+  }
+
+  private read(handler: unknown, data: unknown, due: NewCall['due'], identifier: unknown): NewCall {
+    return { name: this.nameOf(handler), identifier: readIdentifier(identifier), data: readData(data), due };
+  }
+
+  /** typeorm-transactional keeps an ambient transaction behind `dataSource.manager`. */
+  private isInTransaction(manager = this.dataSource.manager): boolean {
+    return manager.queryRunner?.isTransactionActive === true;
   }
 
   private nameOf(handler: unknown): string {
@@ -195,63 +233,6 @@ export class FutureCallService {
   }
 }
 
-function requireOptions(method: string, options: object, known: string[]): void {
-  requireObject(`${method}()`, options);
-  refuseUnknown(`${method}()`, options, known);
-  const { manager } = options as { manager?: unknown };
-  if (
-    manager !== undefined &&
-    (typeof manager !== 'object' || manager === null || !('dataSource' in manager))
-  ) {
-    throw new FutureCallOptionsError(
-      `manager must be the EntityManager of your transaction, but it is ${show(manager)}: dataSource.transaction((manager) => …) gives you one.`,
-    );
-  }
-}
-
-function requireIdentifier(identifier: unknown): void {
-  const problem = labelProblem(identifier);
-  if (problem === undefined) return;
-  throw new FutureCallOptionsError(
-    `The identifier ${show(identifier)} ${problem}. An identifier is a string of 1 to 255 characters.`,
-  );
-}
-
-function readData(data: unknown): string | null {
-  try {
-    return toJson(data);
-  } catch (error) {
-    // What else a toJSON() or a getter of the user's throws is the user's.
-    if (error instanceof RangeError) throw new FutureCallDataError(error.message, { cause: error });
-    throw error;
-  }
-}
-
-function readDelay(delay: unknown): ParsedDelay {
-  let parsed: ParsedDelay;
-  try {
-    parsed = parseDelay(delay);
-  } catch (error) {
-    if (error instanceof RangeError) throw new FutureCallTimeError(error.message, { cause: error });
-    throw error;
-  }
-  if (Date.now() + parsed.months * LONGEST_MONTH + parsed.milliseconds > LATEST) {
-    throw new FutureCallTimeError(`A delay of ${show(delay)} leads beyond the year 9999.`);
-  }
-  return parsed;
-}
-
-function readTime(time: unknown): number {
-  if (!(time instanceof Date)) {
-    throw new FutureCallTimeError(
-      `A time must be a Date, but it is ${show(time)}. Use callWithDelay() for a delay.`,
-    );
-  }
-  const at = time.getTime();
-  if (Number.isNaN(at))
-    throw new FutureCallTimeError(`The time is an Invalid Date: what was parsed was no date.`);
-  if (at < EARLIEST || at > LATEST) {
-    throw new FutureCallTimeError(`The time ${show(time)} lies outside the years 1 to 9999.`);
-  }
-  return at;
+function isDueNow(due: NewCall['due']): boolean {
+  return typeof due === 'number' ? due <= Date.now() : due.months === 0 && due.milliseconds === 0;
 }

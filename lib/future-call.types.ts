@@ -97,6 +97,24 @@ export interface ScheduleOptions {
   manager?: EntityManager;
 }
 
+/** One of the calls that `callMany` takes. Given a handler's class, the type of `data` is checked. */
+export type NewFutureCall<H extends string | FutureCallHandlerClass> = {
+  handler: H;
+  /** A label to cancel by, 1 to 255 characters. Calls may share it. */
+  identifier?: string | null;
+} & (H extends FutureCallHandlerClass
+  ? null extends FutureCallData<H>
+    ? { data?: FutureCallData<H> }
+    : { data: FutureCallData<H> }
+  : { data?: unknown }) &
+  ({ delay: Delay; time?: undefined } | { time: Date; delay?: undefined });
+
+/** Options of `callMany`. */
+export interface CallManyOptions {
+  /** The `EntityManager` of your transaction: the calls exist if and only if it commits. */
+  manager?: EntityManager;
+}
+
 /** Options of `cancel`. */
 export interface CancelOptions {
   /** The `EntityManager` of your transaction: the calls are cancelled if and only if it commits. */

@@ -7,6 +7,7 @@ export type { FutureCallModuleOptions, FutureCallOptionsFactory } from './future
 export { FutureCallService } from './future-call.service.js';
 export { FutureCall } from './future-call.decorator.js';
 export type {
+  CallManyOptions,
   CancelOptions,
   FutureCallBackoff,
   FutureCallContext,
@@ -17,6 +18,7 @@ export type {
   FutureCallHandlerOptions,
   FutureCallOutcome,
   JsonForm,
+  NewFutureCall,
   ScheduledFutureCall,
   ScheduleOptions,
 } from './future-call.types.js';

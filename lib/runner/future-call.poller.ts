@@ -87,7 +87,9 @@ export class FutureCallPoller implements LocalPoller {
     const separator = payload.indexOf(NOTIFICATION_SEPARATOR);
     const dueAt = Number(payload.slice(0, separator));
     if (separator <= 0 || !Number.isFinite(dueAt)) return;
-    this.scheduled(payload.slice(separator + 1), dueAt);
+    const name = payload.slice(separator + NOTIFICATION_SEPARATOR.length);
+    // Without a name: of several handlers at once.
+    for (const one of name === '' ? this.byName.keys() : [name]) this.scheduled(one, dueAt);
   }
 
   canClaim(name: string): boolean {

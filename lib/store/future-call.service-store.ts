@@ -20,6 +20,15 @@ export interface NewCall {
   readonly due: ParsedDelay | number;
 }
 
+/** A call that was inserted: its id, and when it is due in milliseconds since 1970. */
+export interface Accepted {
+  readonly id: string;
+  readonly dueAt: number;
+}
+
+/** How many calls are inserted by one statement. */
+const LARGEST_BATCH = 5_000;
+
 /** What scheduling and cancelling ask of the database, on the caller's connection or one of the app's pool. */
 @Injectable()
 export class FutureCallServiceStore {
@@ -43,6 +52,51 @@ export class FutureCallServiceStore {
         : await this.run(scheduleAfter, [...given, ...delayValues(call.due)], manager);
     const [row] = rows as [{ id: string; due: string }];
     return { id: row.id, dueAt: Number(row.due) };
+  }
+
+  /** As `schedule`, for many at once: all or none. Answers in their order. */
+  async scheduleMany(
+    calls: readonly NewCall[],
+    notify: NotifyMode,
+    manager = this.dataSource.manager,
+  ): Promise<Accepted[]> {
+    if (calls.length <= LARGEST_BATCH) return this.scheduleBatch(calls, notify, manager);
+    // TypeORM makes a savepoint of it inside a transaction.
+    return manager.transaction(async (inside) => {
+      const accepted: Accepted[] = [];
+      for (let at = 0; at < calls.length; at += LARGEST_BATCH) {
+        accepted.push(...(await this.scheduleBatch(calls.slice(at, at + LARGEST_BATCH), 'never', inside)));
+      }
+      const earliest = accepted.reduce((least, { dueAt }) => Math.min(least, dueAt), Infinity);
+      const name = calls.every((call) => call.name === calls[0]!.name) ? calls[0]!.name : '';
+      await this.run((await this.statements()).notify, [name, earliest, notify], inside);
+      return accepted;
+    });
+  }
+
+  private async scheduleBatch(
+    calls: readonly NewCall[],
+    notify: NotifyMode,
+    manager: EntityManager,
+  ): Promise<Accepted[]> {
+    const { scheduleMany } = await this.statements();
+    const delays = calls.map(({ due }) => (typeof due === 'number' ? [null, null, null] : delayValues(due)));
+    const rows = (await this.run(
+      scheduleMany,
+      [
+        calls.map(({ name }) => name),
+        calls.map(({ identifier }) => identifier),
+        calls.map(({ data }) => data),
+        delays.map(([months]) => months),
+        delays.map(([, milliseconds]) => milliseconds),
+        delays.map(([, , microseconds]) => microseconds),
+        calls.map(({ due }) => (typeof due === 'number' ? due : null)),
+        notify,
+      ],
+      manager,
+    )) as { id: string | null; due: string }[];
+    // The row without an id is the notification's.
+    return rows.flatMap(({ id, due }) => (id === null ? [] : { id, dueAt: Number(due) }));
   }
 
   /** Deletes the pending calls of an identifier. Answers with which. */

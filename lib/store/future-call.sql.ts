@@ -6,10 +6,10 @@ export const NOTIFICATION_SEPARATOR = ' ';
 
 /** Notifies of calls due at `dueAt`, of handler `name`. The channel is named by the instances' table in this database. */
 const notify = (tables: FutureCallTables, name: string, dueAt: string) =>
-  `pg_notify(${channel(tables)}, ${milliseconds(dueAt)} || '${NOTIFICATION_SEPARATOR}' || ${name})`;
+  `pg_notify(${channel(tables)}, ${epochMilliseconds(dueAt)} || '${NOTIFICATION_SEPARATOR}' || ${name})`;
 
 /** Milliseconds since 1970; what is beyond the years of a `Date` is as far as they go. */
-const milliseconds = (time: string) =>
+const epochMilliseconds = (time: string) =>
   `(extract(epoch from least(greatest(${time}, '0001-01-01 00:00+00'), '9999-12-31 23:59+00')) * 1000)::bigint`;
 
 const channel = ({ instance }: FutureCallTables) =>
@@ -39,38 +39,74 @@ export type NotifyMode = 'always' | 'soon' | 'never';
 export function serviceStatements(tables: FutureCallTables) {
   const { pending, outcome, instance } = tables;
 
+  // 'soon' notifies only for a call that is due before the next poll of the laziest instance, and a second more for the
+  // time that this statement takes to commit. Calls further away are found by the polls, and a commit that notifies
+  // takes a lock that all such commits share.
+  const isWorthNotifying = (mode: string, dueAt: string) =>
+    `(${mode} = 'always' or (${mode} = 'soon' and ${dueAt} < now() + (
+      select max(poll_interval) + 1000 from ${instance.path}) * interval '1 millisecond'))`;
+
   // The insert and its notification are one statement: one round trip, and no moment in between to crash in.
-  // 'soon' notifies only for a call that is due before the next poll of the laziest instance, and a second more for
-  // the time that this statement takes to commit. Calls further away are found by the polls, and a commit that
-  // notifies takes a lock that all such commits share.
   const schedule = (dueAt: string) => `
     with scheduled as (
       insert into ${pending.path} (name, identifier, data, due_at)
       values ($1, $2, $3::text::jsonb, ${dueAt})
       returning id, name, due_at
     )
-    select id::text as id, ${milliseconds('due_at')}::text as due,
-      case when $4::text = 'always' or ($4 = 'soon' and due_at < now() + (
-        select max(poll_interval) + 1000 from ${instance.path}) * interval '1 millisecond')
-      then ${notify(tables, 'name', 'due_at')} end as notified
+    select id::text as id, ${epochMilliseconds('due_at')}::text as due,
+      case when ${isWorthNotifying('$4::text', 'due_at')} then ${notify(tables, 'name', 'due_at')} end as notified
     from scheduled`;
 
+  /**
+   * Calendar units are counted in UTC, so that a month from 31 January is the end of February whatever time zone the
+   * connection has. The column keeps milliseconds: rounding down would make a call early, so microseconds are added.
+   */
+  const afterDelay = (months: string, milliseconds: string, microseconds: string) =>
+    `date_trunc('milliseconds', ((clock_timestamp() at time zone 'UTC') + make_interval(months => ${months})
+      + ${milliseconds} * interval '1 millisecond' + ${microseconds} * interval '1 microsecond') at time zone 'UTC')`;
+  const atTime = (milliseconds: string) =>
+    `'epoch'::timestamptz + ${milliseconds} * interval '1 millisecond'`;
+
   return {
-    /**
-     * $5 months, $6 milliseconds, $7 microseconds to add before they are cut off. Calendar units are counted in UTC,
-     * so that a month from 31 January is the end of February whatever time zone the connection has; the column keeps
-     * milliseconds, and rounding down would make a call early.
-     */
+    /** $5 months, $6 milliseconds, $7 microseconds to add before they are cut off. */
     scheduleAfter: {
       name: 'future_call_schedule_after',
-      text: schedule(`date_trunc('milliseconds', ((clock_timestamp() at time zone 'UTC')
-        + make_interval(months => $5::int) + $6::float8 * interval '1 millisecond' + $7::int * interval '1 microsecond')
-        at time zone 'UTC')`),
+      text: schedule(afterDelay('$5::int', '$6::float8', '$7::int')),
     },
     /** $5 milliseconds since 1970. */
     scheduleAt: {
       name: 'future_call_schedule_at',
-      text: schedule(`'epoch'::timestamptz + $5::float8 * interval '1 millisecond'`),
+      text: schedule(atTime('$5::float8')),
+    },
+    /**
+     * Parallel arrays, an entry a call: $1 names, $2 identifiers, $3 data, and either $4 months, $5 milliseconds and $6
+     * microseconds of a delay, or $7 milliseconds since 1970. $8 when to notify. Ids are given in the order of the
+     * arrays. One notification: of the handler, or of all handlers (no name) when there are several.
+     */
+    scheduleMany: {
+      name: 'future_call_schedule_many',
+      text: `
+        with scheduled as (
+          insert into ${pending.path} (name, identifier, data, due_at)
+          select name, identifier, data::jsonb,
+            case when at is null then ${afterDelay('months', 'milliseconds', 'microseconds')} else ${atTime('at')} end
+          from unnest($1::text[], $2::text[], $3::text[], $4::int[], $5::float8[], $6::int[], $7::float8[])
+            with ordinality as given (name, identifier, data, months, milliseconds, microseconds, at, position)
+          order by position
+          returning id, name, due_at
+        ), earliest as (
+          select min(due_at) as due_at, case when min(name) = max(name) then min(name) else '' end as name from scheduled
+        )
+        select id::text as id, ${epochMilliseconds('due_at')}::text as due, null as notified from scheduled
+        union all
+        select null, null, ${notify(tables, 'name', 'due_at')}::text from earliest where ${isWorthNotifying('$8::text', 'due_at')}`,
+    },
+    /** Notifies of calls of handler $1 (or of all, when it is empty) due at $2 milliseconds since 1970. $3 when to. */
+    notify: {
+      name: 'future_call_notify',
+      text: `
+        select ${notify(tables, 'name', 'due_at')} from (select $1::text as name, ${atTime('$2::float8')} as due_at) calls
+        where ${isWorthNotifying('$3::text', 'due_at')}`,
     },
     cancel: {
       name: 'future_call_cancel',
@@ -100,7 +136,7 @@ export function engineStatements(tables: FutureCallTables) {
 
   /** Notifies of calls that went back to `pending` in a CTE `returned`, once a handler. */
   const notifyReturned = `
-    select null::bigint, name, ${milliseconds('min(due_at)')}::text, ${notify(tables, 'name', 'min(due_at)')}
+    select null::bigint, name, ${epochMilliseconds('min(due_at)')}::text, ${notify(tables, 'name', 'min(due_at)')}
     from returned group by name`;
 
   /** Gives rows that were deleted from `running`, in a CTE `gone`, back to `pending`, as if never claimed. */

@@ -23,7 +23,7 @@ export interface BootedApp {
   readonly app: INestApplicationContext;
   readonly service: FutureCallService;
   readonly dataSource: DataSource;
-  close(): Promise<void>;
+  readonly close: () => Promise<void>;
 }
 
 /** A Nest app in this process, as a user writes it. It is closed when the test ends, at the latest. */

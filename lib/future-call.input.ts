@@ -1,0 +1,80 @@
+import { parseDelay, type ParsedDelay } from './common/duration.js';
+import { toJson } from './common/json.js';
+import { show } from './common/show.js';
+import { labelProblem } from './common/text.js';
+import { FutureCallDataError, FutureCallOptionsError, FutureCallTimeError } from './future-call.errors.js';
+import { refuseUnknown, requireObject } from './future-call.options.js';
+
+// What a user passes to the service, read once and refused early: with an error of ours, naming the value and the cure.
+
+const EARLIEST = Date.parse('0001-01-01T00:00:00.000Z');
+const LATEST = Date.parse('9999-12-31T23:59:59.999Z');
+
+const LONGEST_MONTH = 31 * 86_400_000;
+
+export function requireOptions(method: string, options: object, known: string[]): void {
+  requireObject(`${method}()`, options);
+  refuseUnknown(`${method}()`, options, known);
+  const { manager } = options as { manager?: unknown };
+  if (
+    manager !== undefined &&
+    (typeof manager !== 'object' || manager === null || !('dataSource' in manager))
+  ) {
+    throw new FutureCallOptionsError(
+      `manager must be the EntityManager of your transaction, but it is ${show(manager)}: dataSource.transaction((manager) => …) gives you one.`,
+    );
+  }
+}
+
+export function requireIdentifier(identifier: unknown): asserts identifier is string {
+  const problem = labelProblem(identifier);
+  if (problem === undefined) return;
+  throw new FutureCallOptionsError(
+    `The identifier ${show(identifier)} ${problem}. An identifier is a string of 1 to 255 characters.`,
+  );
+}
+
+export function readIdentifier(identifier: unknown): string | null {
+  if (identifier === undefined || identifier === null) return null;
+  requireIdentifier(identifier);
+  return identifier;
+}
+
+export function readData(data: unknown): string | null {
+  try {
+    return toJson(data);
+  } catch (error) {
+    // What else a toJSON() or a getter of the user's throws is the user's.
+    if (error instanceof RangeError) throw new FutureCallDataError(error.message, { cause: error });
+    throw error;
+  }
+}
+
+export function readDelay(delay: unknown): ParsedDelay {
+  let parsed: ParsedDelay;
+  try {
+    parsed = parseDelay(delay);
+  } catch (error) {
+    if (error instanceof RangeError) throw new FutureCallTimeError(error.message, { cause: error });
+    throw error;
+  }
+  if (Date.now() + parsed.months * LONGEST_MONTH + parsed.milliseconds > LATEST) {
+    throw new FutureCallTimeError(`A delay of ${show(delay)} leads beyond the year 9999.`);
+  }
+  return parsed;
+}
+
+export function readTime(time: unknown): number {
+  if (!(time instanceof Date)) {
+    throw new FutureCallTimeError(
+      `A time must be a Date, but it is ${show(time)}. Use callWithDelay() for a delay.`,
+    );
+  }
+  const at = time.getTime();
+  if (Number.isNaN(at))
+    throw new FutureCallTimeError(`The time is an Invalid Date: what was parsed was no date.`);
+  if (at < EARLIEST || at > LATEST) {
+    throw new FutureCallTimeError(`The time ${show(time)} lies outside the years 1 to 9999.`);
+  }
+  return at;
+}
