@@ -115,7 +115,7 @@ export class FutureCallSchema {
   }
 
   private checkVersion({ version, readableSince, missing }: FoundSchema, tables: FutureCallTables): void {
-    if (version === 0) {
+    if (missing.includes(tables.pending)) {
       throw new FutureCallSchemaError(
         `The tables of future calls are missing (${tables.pending.path}), and migrate is false. ` +
           `Add ...futureCallMigrations to the data source's migrations and run them, or leave migrate at true.`,
