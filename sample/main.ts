@@ -9,6 +9,8 @@ import { settings } from './settings.js';
 const logger = new Logger('Sample');
 const app = await NestFactory.create(AppModule, {
   logger: new SampleLogger({ prefix: `Process ${settings.instance}` }),
+  // A page that is open in a browser would keep the server up.
+  forceCloseConnections: true,
 });
 
 // On Ctrl-C no further mail is started, and those on their way are finished.

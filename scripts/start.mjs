@@ -19,6 +19,8 @@ const SAMPLE = path.join(ROOT, 'sample');
 const MAX_INSTANCES = 50;
 /** The library drains for 20 s at most; an instance that is still there after this is stuck. */
 const PATIENCE = 40_000;
+/** Nest ends an app that has drained with the signal that it was sent. */
+const CLEAN_ENDS = new Set(['exit code 0', 'SIGINT', 'SIGTERM', 'SIGHUP']);
 /** How an embedded server knows who uses it, see `close` below. */
 const APPLICATION_NAME = 'nestjs-future-call npm start';
 
@@ -37,8 +39,7 @@ process.stdout.on('error', () => {});
 try {
   await main();
 } catch (error) {
-  // What was interrupted has failed, and is no news.
-  if (!stop.signal.aborted) {
+  if (error !== stop.signal.reason) {
     log(error instanceof Error ? error.message : String(error));
     process.exitCode = 1;
   }
@@ -46,17 +47,29 @@ try {
 
 async function main() {
   const count = instanceCount();
-  await compile();
-  stop.signal.throwIfAborted();
+  await unlessStopped(compile());
   const database = process.env.DATABASE_URL
     ? givenDatabase(process.env.DATABASE_URL)
-    : await embeddedDatabase();
+    : await unlessStopped(embeddedDatabase());
   try {
     stop.signal.throwIfAborted();
     await runInstances(count, database.url);
   } finally {
     await database.close();
   }
+}
+
+/**
+ * What Ctrl-C interrupts fails, and that is no news.
+ *
+ * @template T
+ * @param {Promise<T>} step
+ */
+async function unlessStopped(step) {
+  return step.catch((error) => {
+    stop.signal.throwIfAborted();
+    throw error;
+  });
 }
 
 function instanceCount() {
@@ -123,8 +136,17 @@ async function countOthers(presence) {
 async function runInstances(count, databaseUrl) {
   const first = spawnInstance(1, databaseUrl);
   const instances = [first];
+  /** @type {NodeJS.Timeout | undefined} */
+  let patience;
   /** @param {NodeJS.Signals} signal */
-  const stopAll = (signal) => instances.forEach(({ child }) => child.kill(signal));
+  function stopAll(signal) {
+    instances.forEach(({ child }) => child.kill(signal));
+    patience ??= setTimeout(() => {
+      log('Not everything ended in time: killing what is left');
+      process.exitCode = 1;
+      stopAll('SIGKILL');
+    }, PATIENCE);
+  }
   stop.signal.addEventListener('abort', () => {
     log(`${stop.signal.reason}: what is being sent is finished, then everything stops`);
     stopAll(stop.signal.reason);
@@ -145,13 +167,13 @@ async function runInstances(count, databaseUrl) {
     process.exitCode = 1;
     stopAll('SIGTERM');
   }
-  const stuck = setTimeout(() => {
-    log('Not everything ended in time: killing what is left');
+  for (const { name, ended } of instances) {
+    const how = await ended;
+    if (!stop.signal.aborted || CLEAN_ENDS.has(how)) continue;
+    log(`${name} did not end well (${how})`);
     process.exitCode = 1;
-    stopAll('SIGKILL');
-  }, PATIENCE);
-  await Promise.all(instances.map(({ ended }) => ended));
-  clearTimeout(stuck);
+  }
+  clearTimeout(patience);
 }
 
 /** @param {number} number @param {string} databaseUrl @returns {Instance} */

@@ -10,9 +10,11 @@ export class EmailPipe implements PipeTransform<unknown, string> {
   transform(value: unknown): string {
     const email = typeof value === 'string' ? value.trim().toLowerCase() : '';
     if (email.length <= LONGEST && EMAIL.test(email)) return email;
-    const given = value === undefined ? 'Nothing' : JSON.stringify(value).slice(0, LONGEST);
-    throw new BadRequestException(
-      `${given} is no e-mail address. An example of one: { "email": "ada@example.com" }`,
-    );
+    const problem = value === undefined ? '"email" is missing.' : `${show(value)} is no e-mail address.`;
+    throw new BadRequestException(`${problem} Send one such as ada@example.com.`);
   }
+}
+
+function show(value: unknown): string {
+  return JSON.stringify(value).slice(0, LONGEST);
 }

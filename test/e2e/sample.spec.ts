@@ -101,6 +101,8 @@ describe('the sample', { timeout: 120_000 }, () => {
     const again = await Sample.start({ ...env, INSTANCES: '1' });
     await again.printed(/signed up before/);
     expect(await again.upcoming(DEMO)).toEqual(demo);
+    // Browsers connect ahead of time; that must not hold up the end.
+    await again.connect();
     expect(await again.interrupt()).toEqual(CLEAN);
   });
 
@@ -220,6 +222,13 @@ class Sample {
 
   async upcoming(email: string): Promise<UpcomingMail[]> {
     return (await this.outbox()).upcoming.filter(({ to }) => to === email);
+  }
+
+  /** Connects, and sends nothing. */
+  async connect(): Promise<void> {
+    const socket = net.connect(Number(new URL(this.#address).port), 'localhost');
+    socket.on('error', () => {});
+    await once(socket, 'connect');
   }
 
   async page(): Promise<string> {
