@@ -1,0 +1,26 @@
+import { bullmq } from './bullmq.mjs';
+import { futureCall } from './future-call.mjs';
+import { graphileWorker, graphileWorkerTuned } from './graphile-worker.mjs';
+import { pgBoss, pgBossSingly } from './pg-boss.mjs';
+import { sqlLimit, sqlLimitUpdate } from './sql-limit.mjs';
+
+/** @import { Contender } from '../types.js' */
+
+/** @type {Contender[]} */
+export const contenders = [
+  futureCall,
+  graphileWorkerTuned,
+  graphileWorker,
+  pgBoss,
+  pgBossSingly,
+  bullmq,
+  sqlLimit,
+  sqlLimitUpdate,
+];
+
+/** @param {string} id @returns {Contender} */
+export function contenderById(id) {
+  const found = contenders.find((contender) => contender.id === id);
+  if (!found) throw new Error(`There is no contender "${id}".`);
+  return found;
+}
