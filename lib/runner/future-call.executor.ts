@@ -120,7 +120,7 @@ export class FutureCallExecutor {
     const now = performance.now();
     for (const call of calls) {
       const state = this.handlers.get(call.name)!;
-      if (state.running === 0 && state.queue.length === 0) state.speed.wake(now);
+      state.speed.begin(now);
       state.queue.push(call);
       this.known.set(call.id, call);
     }
@@ -199,7 +199,6 @@ export class FutureCallExecutor {
     const attempt = new FutureCallAttempt(call);
     this.attempts.add(attempt);
     state.running++;
-    state.speed.count();
     if (this.events.observed)
       this.events.emit({ type: 'started', ...attempt.describe(), dueAt: attempt.dueAt });
     let result: unknown;
@@ -261,8 +260,10 @@ export class FutureCallExecutor {
   private ended(state: HandlerState, attempt: FutureCallAttempt, end: AttemptEnd | undefined): void {
     this.attempts.delete(attempt);
     state.running--;
+    state.speed.count();
     if (end !== undefined) this.completer.add(end);
     this.startNext();
+    if (state.running === 0 && state.queue.length === 0) state.speed.pause(performance.now());
     if (this.running === 0) this.becameIdle();
     this.slotFreed();
   }
