@@ -51,8 +51,8 @@ beforeEach(async () => {
 });
 
 /** Boots and closes. What is tested is whether it can. */
-async function boot(boot: BootOptions): Promise<void> {
-  await (await bootApp(database, boot)).close();
+async function boot(options: BootOptions): Promise<void> {
+  await (await bootApp(database, options)).close();
 }
 
 describe('the migrations', () => {

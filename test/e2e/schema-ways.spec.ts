@@ -34,7 +34,7 @@ const CHANGES = (
     ['migrations at boot', 'synchronize, migrate: false', 'migrate: true'],
     ['synchronize, migrate: false', 'migrate: true', 'migrations at boot'],
   ] satisfies Way[][]
-).map(([a, b, c]) => ({ first: a!, then: [b!, c!, a!, c!, b!, a!] }));
+).map(([a, b, c]) => ({ first: a!, next: [b!, c!, a!, c!, b!, a!] }));
 
 /** A row in each table, with something in every column. */
 async function fill(database: TestDatabase): Promise<void> {
@@ -79,7 +79,7 @@ onEveryPostgres((makeDatabase) => {
       await fill(database);
       const before = { catalog: await readCatalog(database), rows: await rowsOf(database) };
       expect(before.rows).toHaveLength(4);
-      for (const next of change.then) {
+      for (const next of change.next) {
         await WAYS[next](database);
         expect({ catalog: await readCatalog(database), rows: await rowsOf(database) }, next).toEqual(before);
       }

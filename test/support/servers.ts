@@ -17,7 +17,9 @@ export function onEveryPostgres(tests: (makeDatabase: () => Promise<TestDatabase
     return database;
   };
 
-  describe('on the PostgreSQL of this run', () => tests(() => makeDatabase(inject('serverUrl'))));
+  describe('on the PostgreSQL of this run', () => {
+    tests(() => makeDatabase(inject('serverUrl')));
+  });
 
   describe.skipIf(!existsSync(OLDER))(`on PostgreSQL 15 (${OLDER})`, () => {
     let server: TemporaryPostgres;
