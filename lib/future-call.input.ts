@@ -16,14 +16,16 @@ export function requireOptions(method: string, options: object, known: string[])
   requireObject(`${method}()`, options);
   refuseUnknown(`${method}()`, options, known);
   const { manager } = options as { manager?: unknown };
-  if (
-    manager !== undefined &&
-    (typeof manager !== 'object' || manager === null || !('dataSource' in manager))
-  ) {
+  if (manager !== undefined && !isManager(manager)) {
     throw new FutureCallOptionsError(
       `manager must be the EntityManager of your transaction, but it is ${show(manager)}: dataSource.transaction((manager) => …) gives you one.`,
     );
   }
+}
+
+/** By what it has, not by its class: it may be a proxy, as nestjs-cls makes one. A query runner has a manager. */
+function isManager(value: unknown): boolean {
+  return typeof value === 'object' && value !== null && 'dataSource' in value && !('manager' in value);
 }
 
 export function requireIdentifier(identifier: unknown): asserts identifier is string {

@@ -199,9 +199,12 @@ export class FutureCallService {
     return { name: this.nameOf(handler), identifier: readIdentifier(identifier), data: readData(data), due };
   }
 
-  /** typeorm-transactional keeps an ambient transaction behind `dataSource.manager`. */
+  /**
+   * A manager with a connection of its own may be in a transaction, of which TypeORM knows nothing if it was begun in
+   * SQL. typeorm-transactional keeps an ambient one behind `dataSource.manager`.
+   */
   private isInTransaction(manager = this.dataSource.manager): boolean {
-    return manager.queryRunner?.isTransactionActive === true;
+    return manager.queryRunner !== undefined;
   }
 
   private nameOf(handler: unknown): string {
@@ -226,10 +229,18 @@ export class FutureCallService {
 
   /** The caller's manager, if it is one of our data source: a call in another database would be lost. */
   private ownManager(manager: EntityManager | undefined): EntityManager | undefined {
-    if (manager === undefined || manager.dataSource === this.dataSource) return manager;
-    throw new FutureCallOptionsError(
-      `The manager belongs to another data source than the one that FutureCallModule uses. Pass a manager of that one, or none.`,
-    );
+    if (manager === undefined) return undefined;
+    if (manager.dataSource !== this.dataSource) {
+      throw new FutureCallOptionsError(
+        `The manager belongs to another data source than the one that FutureCallModule uses. Pass a manager of that one, or none.`,
+      );
+    }
+    if (manager.queryRunner?.isReleased === true) {
+      throw new FutureCallOptionsError(
+        `The manager's transaction is over. Await scheduling and cancelling inside of the transaction.`,
+      );
+    }
+    return manager;
   }
 }
 

@@ -92,6 +92,8 @@ function parseUnits(value: object, calendar: boolean): ParsedDelay {
       throw new RangeError(`"${unit}" is not a unit of time here. The units are ${units}.`);
     }
   }
+  // Units of both signs may add up to NaN.
+  finite(parsed.milliseconds, value);
   return parsed;
 }
 

@@ -18,9 +18,9 @@ export function toJson(value: unknown): string | null {
     // What toJSON() of the whole value left.
     return json === undefined || json === 'null' ? null : json;
   } catch (error) {
-    // The stack: JSON.stringify walks recursively.
+    // The stack, as JSON.stringify walks recursively; or the longest string that there is.
     if (error instanceof RangeError && !(error instanceof JsonError)) {
-      throw new RangeError('data is nested too deeply.', { cause: error });
+      throw new RangeError(`data is nested too deeply, or too large (${error.message}).`, { cause: error });
     }
     throw error;
   }
@@ -46,8 +46,9 @@ class Walk {
 
   /** JSON.stringify leaves a function or a symbol out; alone, nothing would be left. */
   private topProblem(key: string, result: unknown): string | undefined {
-    const isTop = this.parents.size === 0 && key === '';
-    return isTop && (typeof result === 'function' || typeof result === 'symbol')
+    if (this.parents.size > 0 || key !== '') return undefined;
+    if (types.isPromise(result)) return 'is a Promise, which JSON would write as {}. Await it';
+    return typeof result === 'function' || typeof result === 'symbol'
       ? `is ${show(result)}, which JSON cannot carry`
       : undefined;
   }
@@ -86,6 +87,8 @@ function problemOf(value: unknown): string | undefined {
 }
 
 function problemOfObject(value: object): string | undefined {
+  // JSON.stringify unwraps them.
+  if (types.isBoxedPrimitive(value)) return problemOf(value.valueOf());
   if (types.isMap(value)) return 'is a Map, which JSON would write as {}. Pass Object.fromEntries(map)';
   if (types.isSet(value)) return 'is a Set, which JSON would write as {}. Pass [...set]';
   if (types.isAnyArrayBuffer(value) || ArrayBuffer.isView(value)) {

@@ -4,16 +4,19 @@ import { futureCallMark } from '../future-call.decorator.js';
 import { FutureCallHandlerError, UnknownFutureCallError } from '../future-call.errors.js';
 import { FutureCallExplorer, type RegisteredHandler } from './future-call.explorer.js';
 
-/** The handlers of this process by name. Looked for once, by whoever asks first. */
+/** The handlers of this process by name. */
 @Injectable()
 export class FutureCallRegistry {
   private found?: Map<string, RegisteredHandler>;
 
   constructor(private readonly explorer: FutureCallExplorer) {}
 
-  /** Throws `FutureCallHandlerError` when a handler is declared wrongly. */
+  /**
+   * Looked for each time: while the app boots there may be more of them every time, as factories make them. Throws
+   * `FutureCallHandlerError` when a handler is declared wrongly.
+   */
   get handlers(): ReadonlyMap<string, RegisteredHandler> {
-    return (this.found ??= this.explorer.explore());
+    return (this.found = this.explorer.explore());
   }
 
   /** The name that a handler's class was marked with. Throws `FutureCallHandlerError` when it was not. */
@@ -27,8 +30,10 @@ export class FutureCallRegistry {
 
   /** Throws `UnknownFutureCallError`, with the names that are known. */
   requireKnown(name: string): void {
-    if (this.handlers.has(name)) return;
-    const known = [...this.handlers.keys()].toSorted().map((one) => `"${one}"`);
+    if (this.found?.has(name)) return;
+    const { handlers } = this;
+    if (handlers.has(name)) return;
+    const known = [...handlers.keys()].toSorted().map((one) => `"${one}"`);
     throw new UnknownFutureCallError(
       `No handler for "${name}". Add @FutureCall('${name}') to a provider class and the class to a module's providers, ` +
         `or set unknownNames: 'accept' if it runs in another process. ` +
