@@ -1,8 +1,8 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
-import pg from 'pg';
 import { FutureCall, type FutureCallHandler } from '../../lib/index.js';
 import { bootApp, createTables } from '../support/app.js';
 import { createDatabase, type TestDatabase } from '../support/database.js';
+import { notificationsOf } from '../support/notifications.js';
 import { until } from '../support/until.js';
 
 @FutureCall('greet')
@@ -25,28 +25,6 @@ afterAll(() => database.drop());
 
 const boot = (options = {}) =>
   bootApp(database, { providers: [Greet, Tick], options: { execute: false, ...options } });
-
-/** What is notified while `work` runs. */
-async function notificationsOf(work: () => Promise<unknown>): Promise<string[]> {
-  const client = new pg.Client({ connectionString: database.url });
-  await client.connect();
-  const payloads: string[] = [];
-  const ended = new Promise<void>((resolve) =>
-    client.on('notification', ({ payload }) => (payload === 'end' ? resolve() : payloads.push(payload!))),
-  );
-  try {
-    const { rows } = await client.query<{ channel: string }>(
-      `select 'future_call_' || 'future_call_instance'::regclass::oid as channel`,
-    );
-    await client.query(`listen "${rows[0]!.channel}"`);
-    await work();
-    await database.query('select pg_notify($1, $2)', [rows[0]!.channel, 'end']);
-    await ended;
-  } finally {
-    await client.end();
-  }
-  return payloads;
-}
 
 describe('callMany', () => {
   it('schedules calls of several handlers, and answers in the order given', async () => {
@@ -75,7 +53,7 @@ describe('callMany', () => {
       data: { name: String(n) },
       delay: 60_000 + ((n * 7919) % count),
     }));
-    const payloads = await notificationsOf(() => runner.service.callMany(given));
+    const payloads = await notificationsOf(database, () => runner.service.callMany(given));
     expect(payloads).toHaveLength(1);
     const rows = await database.query<{ name: string; due: string }>(
       `select data->>'name' as name, extract(epoch from due_at) * 1000 as due from future_call order by id`,
@@ -87,7 +65,7 @@ describe('callMany', () => {
 
   it('notifies once for several handlers, and wakes them all', async () => {
     const runner = await boot({ execute: true, pollInterval: '1h' });
-    const payloads = await notificationsOf(() =>
+    const payloads = await notificationsOf(database, () =>
       runner.service.callMany([
         { handler: Greet, data: { name: 'a' }, delay: 0 },
         { handler: Tick, delay: 100 },

@@ -21,6 +21,8 @@ const TEST_SETTINGS = {
   fsync: 'off',
   full_page_writes: 'off',
   max_connections: 300,
+  // Some tests count statements.
+  shared_preload_libraries: 'pg_stat_statements',
 };
 
 /** One PostgreSQL for the whole run, and the apps of test/support/apps compiled for Node. */
