@@ -1,3 +1,4 @@
+import { AsyncResource } from 'node:async_hooks';
 import { Injectable } from '@nestjs/common';
 
 /** The poller of this process, as scheduling sees it. */
@@ -17,7 +18,12 @@ export class FutureCallWake implements LocalPoller {
   private poller: LocalPoller | undefined;
 
   attach(poller: LocalPoller): void {
-    this.poller = poller;
+    this.poller = {
+      canClaim: (name) => poller.canClaim(name),
+      // In the context of who attaches. Timers that are set and claims that are made from here would inherit the
+      // caller's, and with it a transaction that is long over.
+      scheduled: AsyncResource.bind((name: string, dueAt: number) => poller.scheduled(name, dueAt)),
+    };
   }
 
   detach(): void {

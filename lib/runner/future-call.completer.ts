@@ -8,6 +8,8 @@ import { FutureCallSession } from '../store/future-call.session.js';
 const LARGEST_BATCH = 5_000;
 /** How long to wait before trying again on a session that works, in milliseconds: after a deadlock, say. */
 const RETRY_AFTER = 100;
+/** The longest such wait: each one that fails in a row is twice as long. */
+const LONGEST_RETRY = 5_000;
 
 /**
  * Records how attempts ended, in batches that nobody waits for: while one statement is on its way, the next ends
@@ -18,6 +20,7 @@ export class FutureCallCompleter {
   private readonly logger = new Logger('FutureCall');
   private readonly stopped = new AbortController();
   private waiting: AttemptEnd[] = [];
+  private failures = 0;
   private isRecording = false;
   private recording = Promise.resolve();
   private confirmed: (ends: readonly AttemptEnd[]) => void = () => {};
@@ -72,14 +75,26 @@ export class FutureCallCompleter {
   private async recordBatch(batch: AttemptEnd[]): Promise<void> {
     try {
       await this.store.end(batch);
+      this.failures = 0;
       this.confirmed(batch);
     } catch (error) {
-      this.waiting = [...batch, ...this.waiting];
-      if (!this.session.isOpen) return;
-      this.logger.warn(
-        `Recording how ${batch.length} calls ended failed, and is tried again: ${String(error)}`,
-      );
-      await sleep(RETRY_AFTER, this.stopped.signal);
+      if (!this.session.isOpen) {
+        this.waiting = [...batch, ...this.waiting];
+      } else if (batch.length > 1) {
+        // If it is one of them, a trigger of the user's on its row perhaps, the others must not wait for it.
+        const half = batch.length >> 1;
+        await this.recordBatch(batch.slice(0, half));
+        await this.recordBatch(batch.slice(half));
+      } else {
+        await this.tryLater(batch[0]!, error);
+      }
     }
+  }
+
+  private async tryLater(end: AttemptEnd, error: unknown): Promise<void> {
+    this.waiting.push(end);
+    const { name, id } = end.call;
+    this.logger.warn(`Recording how "${name}" (id ${id}) ended failed, and is tried again: ${String(error)}`);
+    await sleep(Math.min(RETRY_AFTER * 2 ** this.failures++, LONGEST_RETRY), this.stopped.signal);
   }
 }

@@ -273,12 +273,12 @@ export class FutureCallEngineStore {
   }
 }
 
-/** Claim tokens as three parallel arrays. */
-function tokens(ends: readonly { call: ClaimedCall }[]): [string[], number[], number[]] {
+/** Claim tokens as three parallel arrays, written as PostgreSQL reads them: numbers need none of pg's quoting. */
+function tokens(ends: readonly { call: ClaimedCall }[]): [string, string, string] {
   return [
-    ends.map(({ call }) => call.id),
-    ends.map(({ call }) => call.instanceId),
-    ends.map(({ call }) => call.claim),
+    `{${ends.map(({ call }) => call.id).join()}}`,
+    `{${ends.map(({ call }) => call.instanceId).join()}}`,
+    `{${ends.map(({ call }) => call.claim).join()}}`,
   ];
 }
 

@@ -23,6 +23,16 @@ const NOW_AS_ISO = `to_char(clock_timestamp() at time zone 'UTC', 'YYYY-MM-DD"T"
 /** The columns that a call keeps on its way through the tables. */
 const CALL = 'name, identifier, data, due_at, errors, created_at';
 
+// Ids are unique, unless somebody inserts a call with the id of another one, as one who wants to repeat a failed call
+// may do. That must not make a statement fail for ever that ends other calls too: the newest outcome stays, and a call
+// that is pending already is not made pending twice.
+const UNLESS_PENDING = 'on conflict (id) do nothing';
+const OUTCOME =
+  'attempt, name, identifier, data, due_at, created_at, outcome, errors, instance_id, claim, host, pid, started_at, finished_at';
+const REPLACE_OUTCOME = `on conflict (call_id) do update set ${OUTCOME.split(', ')
+  .map((column) => `${column} = excluded.${column}`)
+  .join(', ')}`;
+
 const prefix = (alias: string, columns: string) =>
   columns
     .split(', ')
@@ -118,7 +128,7 @@ export function serviceStatements(tables: FutureCallTables) {
       text: `
         with cancelled as (delete from ${pending.path} where identifier = $1 returning *)
         insert into ${outcome.path} (call_id, attempt, ${CALL}, outcome, finished_at)
-        select id, attempt, ${CALL}, 'cancelled', clock_timestamp() from cancelled
+        select id, attempt, ${CALL}, 'cancelled', clock_timestamp() from cancelled ${REPLACE_OUTCOME}
         returning call_id::text as id, name`,
     },
   } as const satisfies Record<string, Statement>;
@@ -143,7 +153,7 @@ export function engineStatements(tables: FutureCallTables) {
   const giveBack = `
     returned as (
       insert into ${pending.path} (id, attempt, ${CALL})
-      select id, attempt - 1, ${CALL} from gone returning id, name, due_at
+      select id, attempt - 1, ${CALL} from gone ${UNLESS_PENDING} returning id, name, due_at
     )
     select id, name, null, null from returned union all ${notifyReturned}`;
 
@@ -155,7 +165,7 @@ export function engineStatements(tables: FutureCallTables) {
       instance_id, claim, host, pid, started_at, finished_at)
     select gone.id, gone.attempt, ${prefix('gone', 'name, identifier, data, due_at, created_at')}, ${outcomeOf}, ${errorsOf},
       gone.instance_id, gone.claim, host, pid, gone.claimed_at, clock_timestamp()
-    from ${from}`;
+    from ${from} ${REPLACE_OUTCOME}`;
 
   return {
     newInstanceId: {
@@ -264,7 +274,7 @@ export function engineStatements(tables: FutureCallTables) {
           select id, attempt, name, identifier, data,
             coalesce('epoch'::timestamptz + at * interval '1 millisecond', clock_timestamp() + delay * interval '1 millisecond'),
             ${withError(timed('gone.error'))}, created_at
-          from gone returning id, name, due_at
+          from gone ${UNLESS_PENDING} returning id, name, due_at
         )
         select id, null, null, null from returned union all ${notifyReturned}`,
     },
@@ -338,13 +348,13 @@ export function engineStatements(tables: FutureCallTables) {
           select id, attempt, name, identifier, data,
             clock_timestamp() + least($4::float8, $3::float8 * power(2, least(attempt - 1, 60))) * interval '1 millisecond',
             history, created_at
-          from judged where again returning id, name, due_at
+          from judged where again ${UNLESS_PENDING} returning id, name, due_at
         ), ended as (
           insert into ${outcome.path} (call_id, attempt, name, identifier, data, due_at, created_at, outcome, errors,
             instance_id, claim, host, pid, started_at, finished_at)
           select id, attempt, name, identifier, data, due_at, created_at, 'interrupted', history,
             instance_id, claim, host, pid, claimed_at, clock_timestamp()
-          from judged where not again and $5::boolean
+          from judged where not again and $5::boolean ${REPLACE_OUTCOME}
         )
         select id, name, identifier, attempt, again::text from judged
         union all select null, null, null, null, null from (${notifyReturned}) told`,

@@ -234,3 +234,52 @@ describe('claiming', () => {
     await ran.opened;
   });
 });
+
+describe('a call with the id of another one', () => {
+  it('replaces its outcome: who repeats a failed call by hand may keep its id', async () => {
+    let message = 'first';
+    @FutureCall('again')
+    class Again {
+      invoke() {
+        throw new Error(message);
+      }
+    }
+    const { service } = await bootApp(database, { providers: [Again], options: { pollInterval: 100 } });
+    const { id } = await service.callWithDelay(Again, null, 0);
+    const messageOf = () =>
+      database
+        .query<{ message: string }>(`select errors->0->>'message' as message from future_call_outcome`)
+        .then(([row]) => row?.message);
+    await until(async () => (await messageOf()) === 'first', 'it has failed');
+    message = 'second';
+    await database.query(`insert into future_call (id, name, due_at) values ($1, 'again', now())`, [id]);
+    await until(async () => (await messageOf()) === 'second', 'it has failed again');
+  });
+
+  it('whose end cannot be recorded does not keep others from being recorded', async () => {
+    await database.query(`
+      create or replace function refuse() returns trigger language plpgsql as $$ begin
+        if new.data = '"poison"' then raise exception 'refused by a trigger'; end if;
+        return new;
+      end $$;
+      create trigger refuse before insert on future_call_outcome for each row execute function refuse()`);
+    try {
+      @FutureCall('throws')
+      class Throws {
+        invoke() {
+          throw new Error('x');
+        }
+      }
+      await database.query(
+        `insert into future_call (name, data, due_at) select 'throws', case n when 50 then '"poison"' else '1' end::jsonb, now() from generate_series(1, 100) n`,
+      );
+      await bootApp(database, { providers: [Throws] });
+      await until(async () => (await count('future_call_outcome')) === 99, 'all others are recorded');
+      expect(await count('future_call_running')).toBe(1);
+      await database.query('drop trigger refuse on future_call_outcome');
+      await until(async () => (await count('future_call_outcome')) === 100, 'the last one is recorded too');
+    } finally {
+      await database.query('drop function refuse cascade');
+    }
+  });
+});
