@@ -18,8 +18,28 @@ export default defineConfig({
           hookTimeout: 60_000,
         },
       },
+      {
+        extends: true,
+        test: {
+          name: 'model',
+          include: ['test/model/**/*.spec.ts'],
+          globalSetup: 'test/support/global-setup.ts',
+          hookTimeout: 60_000,
+        },
+      },
+      {
+        extends: true,
+        test: {
+          name: 'faults',
+          include: ['test/faults/**/*.spec.ts'],
+          globalSetup: 'test/support/global-setup.ts',
+          // PostgreSQL ends a frozen session after 30 s, and some tests wait for that. Giving up late costs nothing.
+          testTimeout: 180_000,
+          hookTimeout: 60_000,
+        },
+      },
     ],
-    // The e2e tests wait for timers and processes most of the time.
+    // The e2e tests and the faults wait for timers and processes most of the time.
     maxWorkers: 4,
     coverage: { include: ['lib/**'] },
   },

@@ -1,0 +1,160 @@
+import { describe, expect } from 'vitest';
+import type { AppProcess } from '../support/processes.js';
+import type { HeldAnswer, PostgresProxy } from '../support/proxy.js';
+import { until } from '../support/until.js';
+import { faultTest as it, figure } from './support/fault-test.js';
+import { RESCUE_AFTER, type World } from './support/world.js';
+
+const KILLS = 20;
+const PROCESSES = 3;
+
+/** Every process has a handler of its own beside the common one, so that a test can say who gets a call. */
+interface Victim {
+  readonly handler: string;
+  readonly proxy: PostgresProxy;
+  readonly app: AppProcess;
+  readonly instance: number;
+}
+
+async function startVictim(world: World, number: number): Promise<Victim> {
+  const handler = `only ${number}`;
+  const proxy = await world.proxy();
+  const app = await world.run({ proxy, handlers: { call: {}, [handler]: {} } });
+  return { handler, proxy, app, instance: await world.instanceOf(app) };
+}
+
+interface Point {
+  readonly name: string;
+  /** What becomes of the call, and whether its handler was invoked in the process that is killed. */
+  readonly outcome: 'interrupted' | 'completed';
+  readonly starts: number;
+  /** Schedules a call and waits until the victim is at this point with it. Answers with the call, and what to undo. */
+  reach(world: World, victim: Victim): Promise<{ id: string; undo?: () => unknown }>;
+}
+
+async function reachBarrier(world: World, { instance, handler }: Victim, at: 'claim' | 'end') {
+  const backend = await world.backendOf(instance);
+  const barrier = await world.barrier(at, instance);
+  const id = await world.schedule(handler);
+  await barrier.reached();
+  const undo = async () => {
+    // The server looks after its client while a statement runs, and rolls back.
+    await until(async () => (await world.backendOf(instance)) !== backend, 'the server has noticed');
+    await barrier.open();
+  };
+  return { id, undo };
+}
+
+async function loseAnswer(
+  world: World,
+  { handler, proxy }: Victim,
+  isMeant: (answer: HeldAnswer) => boolean,
+) {
+  const lost = new Promise<void>((resolve) => {
+    proxy.judge = (answer) => {
+      if (!isMeant(answer)) return 'pass';
+      resolve();
+      return 'freeze';
+    };
+  });
+  const id = await world.schedule(handler);
+  await lost;
+  // The process is killed now, and the server hears of it.
+  return { id, undo: () => proxy.thaw() };
+}
+
+const POINTS: Point[] = [
+  {
+    // Rolled back: the process that replaces this one runs it.
+    name: 'before its claim commits',
+    outcome: 'completed',
+    starts: 1,
+    reach: (world, victim) => reachBarrier(world, victim, 'claim'),
+  },
+  {
+    name: 'when its claim has been committed',
+    outcome: 'interrupted',
+    starts: 0,
+    reach: (world, victim) =>
+      loseAnswer(world, victim, ({ statement, rows }) => statement === 'future_call_claim' && rows > 1),
+  },
+  {
+    name: 'while its handler runs',
+    outcome: 'interrupted',
+    starts: 1,
+    async reach(world, { handler, app }) {
+      const id = await world.schedule(handler, { hold: true });
+      await app.waitFor('holding');
+      return { id };
+    },
+  },
+  {
+    name: 'when its handler has ended, before that commits',
+    outcome: 'interrupted',
+    starts: 1,
+    reach: (world, victim) => reachBarrier(world, victim, 'end'),
+  },
+  {
+    name: 'when its end has been committed',
+    outcome: 'completed',
+    starts: 1,
+    reach: (world, victim) =>
+      loseAnswer(world, victim, ({ statement }) => statement === 'future_call_complete_keep'),
+  },
+];
+
+describe('A process that is killed', () => {
+  it(`loses nothing and lets nothing start twice, wherever it was: ${KILLS} kills of one of ${PROCESSES}`, async ({
+    world,
+  }) => {
+    const victims = Array.from({ length: PROCESSES }, (_, i) => startVictim(world, i));
+    // The others are stopped at exact points too, and then look after nobody.
+    const bystander = world.run({ handlers: {} });
+    await Promise.all([...victims, bystander]);
+    const killed: { id: string; point: Point; pid: number; at: number }[] = [];
+    const others: string[] = [];
+
+    for (let round = 0; round < KILLS; round++) {
+      const which = round % PROCESSES;
+      const victim = await victims[which]!;
+      const point = POINTS[round % POINTS.length]!;
+      // Nothing else is under way in it, and what the process before it has left has been done.
+      await until(
+        async () =>
+          (await world.count('from future_call')) +
+            (await world.count(`from future_call_running where instance_id = ${victim.instance}`)) ===
+          0,
+        'the process has nothing to do',
+      );
+      const { id, undo } = await point.reach(world, victim);
+      others.push(...(await world.scheduleMany(10, 'call', null, round * 10)));
+      const at = await world.now();
+      await victim.app.kill();
+      victims[which] = startVictim(world, which);
+      await undo?.();
+      killed.push({ id, point, pid: victim.app.pid, at });
+    }
+
+    await Promise.all(victims);
+    const targets = await world.untilEnded(killed.map(({ id }) => id));
+    for (const [i, { point, pid, id }] of killed.entries()) {
+      expect(targets[i], `killed ${point.name}`).toMatchObject({ id, outcome: point.outcome, attempt: 1 });
+      expect(await world.count(`from started where call_id = ${id}`), `starts, killed ${point.name}`).toBe(
+        point.starts,
+      );
+      if (point.outcome === 'interrupted') expect(targets[i]!.pid).toBe(pid);
+    }
+    // A process may have had some of the others in its hands when it was killed.
+    const pids = killed.map(({ pid }) => pid);
+    for (const { outcome, pid } of await world.untilEnded(others)) {
+      if (outcome !== 'completed') expect([outcome, pids.includes(pid!)]).toEqual(['interrupted', true]);
+    }
+
+    const waits = killed.flatMap(({ at }, i) =>
+      targets[i]!.outcome === 'interrupted' ? targets[i]!.finishedAt - at : [],
+    );
+    expect(Math.min(...waits)).toBeGreaterThanOrEqual(RESCUE_AFTER);
+    expect(Math.max(...waits)).toBeLessThan(RESCUE_AFTER + 3_000);
+    figure(`interrupted so many ms after the kill (rescueAfter ${RESCUE_AFTER})`, Math.max(...waits));
+  });
+});

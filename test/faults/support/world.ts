@@ -1,0 +1,277 @@
+import { Module } from '@nestjs/common';
+import { NestFactory } from '@nestjs/core';
+import { TypeOrmModule } from '@nestjs/typeorm';
+import pg from 'pg';
+import { inject } from 'vitest';
+import {
+  FutureCallModule,
+  FutureCallService,
+  type FutureCallHandlerOptions,
+  type FutureCallModuleOptions,
+  type ScheduleOptions,
+} from '../../../lib/index.js';
+import type { Act } from '../../support/apps/fault-app.js';
+import { createDatabase, type TestDatabase } from '../../support/database.js';
+import { spawnApp, type AppProcess } from '../../support/processes.js';
+import { PostgresProxy } from '../../support/proxy.js';
+import { until } from '../../support/until.js';
+import { LEDGER } from './ledger.js';
+
+/** Milliseconds. The shortest that the option takes: what waits for it waits often. */
+export const RESCUE_AFTER = 500;
+
+/** Handlers of an app, unless a test asks for others. A call of the second one may be started five times. */
+const HANDLERS = { call: {}, again: { attempts: 5, backoff: { type: 'fixed', delay: 100 } } } as const;
+
+export interface StartOptions {
+  /** The session goes through this proxy; with `all` everything does. */
+  proxy?: PostgresProxy;
+  all?: PostgresProxy;
+  options?: FutureCallModuleOptions;
+  handlers?: Record<string, FutureCallHandlerOptions>;
+  typeorm?: object;
+  env?: Record<string, string>;
+  /** Another URL than the database's own. */
+  url?: string;
+}
+
+export interface Ended {
+  id: string;
+  outcome: string;
+  attempt: number;
+  pid: number | null;
+  errors: { name: string; message: string }[] | null;
+  finishedAt: number;
+}
+
+/** A database, processes that run calls in it, and one that only schedules them: this one. */
+export class World {
+  readonly #cleanups: (() => unknown)[] = [];
+
+  private constructor(
+    readonly database: TestDatabase,
+    readonly service: FutureCallService,
+  ) {}
+
+  static async create(server: string = inject('serverUrl')): Promise<World> {
+    const database = await createDatabase({ server });
+    try {
+      await database.query(LEDGER);
+      @Module({
+        imports: [
+          TypeOrmModule.forRoot({
+            type: 'postgres',
+            url: database.url,
+            autoLoadEntities: true,
+            retryAttempts: 0,
+            applicationName: 'scheduler',
+          }),
+          FutureCallModule.forRoot({ execute: false, retention: { cancelled: true } }),
+        ],
+      })
+      class Scheduler {}
+      const app = await NestFactory.createApplicationContext(Scheduler, {
+        logger: false,
+        abortOnError: false,
+      });
+      const world = new World(database, app.get(FutureCallService));
+      world.#cleanups.push(
+        () => app.close(),
+        () => database.drop(),
+      );
+      return world;
+    } catch (error) {
+      await database.drop();
+      throw error;
+    }
+  }
+
+  /** To be done when the test ends, whatever becomes of it; the last one first. */
+  onEnd(cleanup: () => unknown): void {
+    this.#cleanups.unshift(cleanup);
+  }
+
+  async end(): Promise<void> {
+    for (const cleanup of this.#cleanups.splice(0)) await cleanup();
+  }
+
+  /** A process that runs calls. Every outcome is kept: where a call is can then be told at any time. */
+  start({ proxy, all, options, handlers = HANDLERS, typeorm = {}, env, url }: StartOptions = {}): AppProcess {
+    const own = url ?? this.database.url;
+    const app = spawnApp('fault-app', {
+      env: {
+        DATABASE_URL: all === undefined ? own : all.url(own),
+        FUTURE_CALL_OPTIONS: JSON.stringify({
+          rescueAfter: RESCUE_AFTER,
+          pollInterval: 1_000,
+          retention: { completed: true },
+          ...(proxy !== undefined && { sessionUrl: proxy.url(own) }),
+          ...options,
+        }),
+        TYPEORM_OPTIONS: JSON.stringify(typeorm),
+        HANDLERS: JSON.stringify(handlers),
+        ...env,
+      },
+    });
+    this.onEnd(() => app.kill());
+    return app;
+  }
+
+  /** As `start`, and waits until it runs calls. */
+  async run(options?: StartOptions): Promise<AppProcess> {
+    const app = this.start(options);
+    await app.waitFor('ready');
+    return app;
+  }
+
+  async proxy(url = this.database.url): Promise<PostgresProxy> {
+    const proxy = await PostgresProxy.start(url);
+    this.onEnd(() => proxy.close());
+    return proxy;
+  }
+
+  /** A connection of the test's own. */
+  async connect(): Promise<pg.Client> {
+    const client = new pg.Client({ connectionString: this.database.url, application_name: 'test' });
+    client.on('error', () => {});
+    await client.connect();
+    this.onEnd(() => client.end());
+    return client;
+  }
+
+  async schedule(
+    handler: string,
+    act: Act | null = null,
+    delay = 0,
+    options: ScheduleOptions = {},
+  ): Promise<string> {
+    const { id } = await this.service.callWithDelay(handler, act, delay, options);
+    await this.accept([id]);
+    return id;
+  }
+
+  async scheduleMany(count: number, handler: string, act: Act | null = null, delay = 0): Promise<string[]> {
+    const calls = await this.service.callMany(
+      Array.from({ length: count }, () => ({ handler, data: act, delay })),
+    );
+    const ids = calls.map(({ id }) => id);
+    await this.accept(ids);
+    return ids;
+  }
+
+  /** These calls exist, and what becomes of them is looked at in the end. */
+  async accept(ids: readonly string[]): Promise<void> {
+    await this.database.query('insert into accepted select * from unnest($1::bigint[])', [ids]);
+  }
+
+  /** The calls among these that have an outcome, in the order of their ids. */
+  async ended(ids: readonly string[]): Promise<Ended[]> {
+    return this.database.query<Ended & pg.QueryResultRow>(
+      `select call_id as id, outcome, attempt, pid, errors, extract(epoch from finished_at)::float8 * 1000 as "finishedAt"
+       from future_call_outcome where call_id = any ($1::bigint[]) order by call_id`,
+      [ids],
+    );
+  }
+
+  /** Waits until all these calls have an outcome. */
+  async untilEnded(ids: readonly string[], timeout = 60_000): Promise<Ended[]> {
+    let last: Ended[] = [];
+    try {
+      return await until(
+        async () => {
+          last = await this.ended(ids).catch(() => last);
+          return last.length === ids.length && last;
+        },
+        `all ${ids.length} calls have an outcome`,
+        timeout,
+      );
+    } catch (error) {
+      const missing = ids.filter((id) => !last.some((ended) => ended.id === id)).slice(0, 20);
+      throw new Error(`${String(error)}; these have none: ${missing.join(', ')}\n${await this.describe()}`);
+    }
+  }
+
+  /** The id of a process's instance; the one that it registered last. */
+  async instanceOf(app: AppProcess): Promise<number> {
+    return until(async () => {
+      const [row] = await this.database.query<{ id: number }>(
+        'select id from future_call_instance where pid = $1 order by id desc limit 1',
+        [app.pid],
+      );
+      return row?.id;
+    }, `process ${app.pid} is registered`);
+  }
+
+  /** The pid of the backend that serves the session of this instance; undefined when it has none. */
+  async backendOf(instance: number): Promise<number | undefined> {
+    const [row] = await this.database.query<{ pid: number }>(
+      'select pid from pg_stat_activity where application_name = $1 and datname = current_database()',
+      [`future-call instance ${instance}`],
+    );
+    return row?.pid;
+  }
+
+  /** Ends the session of an instance, as an administrator does. */
+  async terminateSession(instance: number): Promise<void> {
+    const pid = await until(() => this.backendOf(instance), `instance ${instance} has a session`);
+    await this.database.query('select pg_terminate_backend($1)', [pid]);
+    await until(async () => (await this.backendOf(instance)) !== pid, `backend ${pid} has ended`);
+  }
+
+  async now(): Promise<number> {
+    const [row] = await this.database.query<{ now: number }>(
+      'select extract(epoch from clock_timestamp())::float8 * 1000 as now',
+    );
+    return row!.now;
+  }
+
+  /**
+   * Stops what an instance does at an exact point: just before a claim, or the end of an attempt, is committed.
+   * `reached` waits until it is there.
+   */
+  async barrier(
+    at: 'claim' | 'end',
+    instance: number,
+  ): Promise<{ reached(): Promise<void>; open(): Promise<void> }> {
+    const holder = await this.connect();
+    const [event, row] = at === 'claim' ? ['insert', 'new'] : ['delete', 'old'];
+    const key = instance * 2 + (at === 'claim' ? 0 : 1);
+    await holder.query(`select pg_advisory_lock(${key})`);
+    await this.database.query(`
+      create or replace function barrier() returns trigger language plpgsql as $$
+        begin
+          perform pg_advisory_xact_lock_shared(tg_argv[0]::bigint);
+          return coalesce(new, old);
+        end $$;
+      create trigger "barrier ${key}" before ${event} on future_call_running for each row
+        when (${row}.instance_id = ${instance}) execute function barrier('${key}')`);
+    return {
+      reached: async () => {
+        const waits = `select from pg_locks where locktype = 'advisory' and objid = ${key} and objsubid = 1 and not granted
+          and database = (select oid from pg_database where datname = current_database())`;
+        await until(
+          async () => (await this.database.query(waits)).length > 0,
+          `instance ${instance} is about to commit (${at})`,
+        );
+      },
+      open: async () => {
+        await holder.query(`select pg_advisory_unlock(${key})`);
+      },
+    };
+  }
+
+  /** How often each has happened, for the end of a test. */
+  async count(sql: string): Promise<number> {
+    const [row] = await this.database.query<{ n: string }>(`select count(*) as n ${sql}`);
+    return Number(row!.n);
+  }
+
+  /** Where the calls are, for the message of a failure. */
+  async describe(): Promise<string> {
+    const [row] = await this.database.query(`
+      select (select json_agg(t) from (select * from future_call limit 10) t) as pending,
+        (select json_agg(t) from (select * from future_call_running limit 10) t) as running,
+        (select json_agg(t) from (select id, pid from future_call_instance) t) as instances`);
+    return JSON.stringify(row, undefined, 1);
+  }
+}
