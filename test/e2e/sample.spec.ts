@@ -43,7 +43,8 @@ describe('the sample', { timeout: 120_000 }, () => {
       const mails = (await after.outbox()).sent.filter(({ to }) => to === ADA);
       return mails.length >= SUBJECTS.length && mails;
     }, 'every mail to Ada is sent');
-    expect(sent.map(({ subject }) => subject)).toEqual(SUBJECTS.toReversed());
+    // In any order: what became due while nothing ran is sent at the same time.
+    expect(sent.map(({ subject }) => subject).toSorted()).toEqual(SUBJECTS.toSorted());
     expect(after.output).toMatch(/\[Process 1\] .* Sent "A month already!" to ada@example\.com/);
     expect(await after.interrupt()).toEqual(CLEAN);
     expect(await fs.readdir(env.SAMPLE_DATA)).not.toContain('postmaster.pid');
