@@ -38,7 +38,7 @@ export async function readCatalog(database: TestDatabase, schema = 'public'): Pr
   const [row] = await database.query<{ catalog: object }>(
     `with ours as (
        select c.* from pg_class c join pg_namespace n on n.oid = c.relnamespace
-       where n.nspname = $1 and c.relname like '%future_call%'
+       where n.nspname = $1 and c.relname ~* 'future_?call'
      )
      select jsonb_object_agg(relname, jsonb_build_object(
        'kind', relkind, 'persistence', relpersistence, 'settings', reloptions, 'owner', relowner::regrole,
