@@ -218,8 +218,8 @@ beforeAll(async () => {
 });
 afterAll(() => database.drop());
 
-/** To replay a failure: MODEL_SEED and MODEL_REPLAY, as its message gives them (`seed`, `replayPath`). */
-const seed = process.env.MODEL_SEED;
+/** To replay a failure, set these to the `seed`, `path` and `replayPath` of its message. */
+const { MODEL_SEED: seed, MODEL_PATH: path, MODEL_RUNS: runs = '25' } = process.env;
 
 it('whatever happens in whatever order: a call starts at most once an attempt, is in one place, and ends in an outcome', async () => {
   await fc.assert(
@@ -238,10 +238,6 @@ it('whatever happens in whatever order: a call starts at most once an attempt, i
         await Promise.all(world.instances.map((instance) => instance.dispose()));
       }
     }),
-    {
-      numRuns: Number(process.env.MODEL_RUNS ?? 25),
-      endOnFailure: false,
-      ...(seed === undefined ? {} : { seed: Number(seed) }),
-    },
+    { numRuns: Number(runs), ...(seed && { seed: Number(seed) }), ...(path && { path, endOnFailure: true }) },
   );
 }, 300_000);
