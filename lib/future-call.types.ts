@@ -5,7 +5,7 @@ import type { Delay, Duration } from './common/duration.js';
  * What survives the way through JSON unchanged. A type with a `Date`, a `Map`, a `bigint` or a function in it is
  * not its own JSON form: a `Date` arrives as a string, so the handler's `data` says `string`.
  */
-export type JsonForm<T> = T extends string | number | boolean | null | undefined
+export type JsonForm<T> = T extends string | number | boolean | null | undefined | void
   ? T
   : T extends bigint | symbol | Date | RegExp | Error | ArrayBufferLike | ArrayBufferView | Promise<unknown>
     ? never
@@ -13,11 +13,20 @@ export type JsonForm<T> = T extends string | number | boolean | null | undefined
       ? never
       : T extends (...args: never[]) => unknown
         ? never
-        : T extends object
-          ? { [K in keyof T]: JsonForm<T[K]> }
-          : unknown extends T
-            ? T
-            : never;
+        : T extends unknown[]
+          ? JsonFormOfArray<T, JsonForm<T[number]>[]>
+          : T extends readonly unknown[]
+            ? JsonFormOfArray<T, readonly JsonForm<T[number]>[]>
+            : T extends object
+              ? { [K in keyof T]: JsonForm<T[K]> }
+              : unknown extends T
+                ? T
+                : never;
+
+/** Mapping an array maps its elements at once, without end for a type that contains itself: only tuples are mapped. */
+type JsonFormOfArray<T extends readonly unknown[], A> = number extends T['length']
+  ? A
+  : { [K in keyof T]: JsonForm<T[K]> };
 
 /** What a handler learns about the call it runs. */
 export interface FutureCallContext {
@@ -52,7 +61,9 @@ export type FutureCallHandlerClass = abstract new (...args: never[]) => FutureCa
 
 /** The type of `data` that a handler's class takes. A handler without parameters takes `null` or `undefined`. */
 export type FutureCallData<H extends FutureCallHandlerClass> =
-  Parameters<InstanceType<H>['invoke']> extends [infer D, ...unknown[]] ? D : null | undefined;
+  Parameters<InstanceType<H>['invoke']> extends []
+    ? null | undefined
+    : Parameters<InstanceType<H>['invoke']>[0];
 
 /** Options of `@FutureCall(name, options)`. */
 export interface FutureCallHandlerOptions {

@@ -18,12 +18,9 @@ const MAX_CAUSES = 5;
 export function describeError(thrown: unknown, depth = 0): ErrorDescription {
   try {
     return thrown instanceof Error ? describe(thrown, depth) : describeOther(thrown);
-  } catch (error) {
-    // A getter or a proxy of the user's that throws while it is looked at.
-    return {
-      name: 'Unreadable',
-      message: `What was thrown cannot be read: ${clean(String(error), MAX_MESSAGE)}`,
-    };
+  } catch {
+    // A getter or a proxy of the user's that throws while it is looked at. What it throws may be another one.
+    return { name: 'Unreadable', message: 'What was thrown cannot be read: looking at it throws.' };
   }
 }
 

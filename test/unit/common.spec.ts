@@ -1,0 +1,173 @@
+import { describe, expect, it } from 'vitest';
+import { describeError, MAX_MESSAGE, MAX_STACK } from '../../lib/common/describe-error.js';
+import { parseDuration } from '../../lib/common/duration.js';
+import { show } from '../../lib/common/show.js';
+import { sleep } from '../../lib/common/sleep.js';
+import { labelProblem, textProblem } from '../../lib/common/text.js';
+import { parseTimestamp } from '../../lib/common/timestamp.js';
+
+describe('parseTimestamp', () => {
+  it.each([
+    ['2026-01-31 09:00:00+00', '2026-01-31T09:00:00.000Z'],
+    ['2026-01-31 09:00:00.5+00', '2026-01-31T09:00:00.500Z'],
+    ['2026-01-31 09:00:00.123+00', '2026-01-31T09:00:00.123Z'],
+    ['2026-01-31 09:00:00.123999+00', '2026-01-31T09:00:00.123Z'],
+    ['1969-12-31 23:59:59.999+00', '1969-12-31T23:59:59.999Z'],
+    ['0001-01-01 00:00:00+00', '0001-01-01T00:00:00.000Z'],
+    ['9999-12-31 23:59:59.999+00', '9999-12-31T23:59:59.999Z'],
+    ['10000-01-01 00:00:00+00', '+010000-01-01T00:00:00.000Z'],
+    ['275760-09-13 00:00:00+00', '+275760-09-13T00:00:00.000Z'],
+    ['0001-12-31 00:00:00+00 BC', '0000-12-31T00:00:00.000Z'],
+    ['0044-03-15 12:00:00+00 BC', '-000043-03-15T12:00:00.000Z'],
+    ['2026-01-31T09:00:00.5Z', '2026-01-31T09:00:00.500Z'],
+    ['-infinity', '-271821-04-20T00:00:00.000Z'],
+  ])('reads %s', (text, iso) => {
+    expect(new Date(parseTimestamp(text)).toISOString()).toBe(iso);
+  });
+
+  it.each(['infinity', '294276-12-31 23:59:59+00', 'soon', ''])('cannot read %s', (text) => {
+    expect(parseTimestamp(text)).toBeNaN();
+  });
+});
+
+describe('parseDuration', () => {
+  it('takes what delays take, but the units of a calendar', () => {
+    expect([2_000, '2s', { seconds: 2 }].map(parseDuration)).toEqual([2_000, 2_000, 2_000]);
+    expect(parseDuration('-2s')).toBe(-2_000);
+    expect(() => parseDuration({ months: 1 })).toThrow(
+      /"months" is not a unit of time here\. The units are weeks/,
+    );
+  });
+});
+
+describe('show', () => {
+  class Money {
+    constructor(readonly cents: number) {}
+  }
+  const circle: unknown[] = [];
+  circle.push(circle);
+
+  const table: [unknown, string][] = [
+    ['text', '"text"'],
+    ['', '""'],
+    [1.5, '1.5'],
+    [NaN, 'NaN'],
+    [5n, '5n'],
+    [null, 'null'],
+    [undefined, 'undefined'],
+    [true, 'true'],
+    [Symbol('s'), 'Symbol(s)'],
+    [() => 1, 'a function'],
+    [Money, 'function Money'],
+    [new Money(5), '{"cents":5}'],
+    [[1, 'a'], '[1,"a"]'],
+    [new Date(0), '1970-01-01T00:00:00.000Z'],
+    [new Date(NaN), 'Invalid Date'],
+    [circle, '[object Array]'],
+    [{ big: 5n }, '[object Object]'],
+    ['x'.repeat(200), `"${'x'.repeat(99)}…`],
+  ];
+
+  it('is short and never throws', () => {
+    expect(table.map(([value]) => show(value))).toEqual(table.map(([, text]) => text));
+  });
+});
+
+describe('text', () => {
+  it('that PostgreSQL cannot store has a problem', () => {
+    expect(textProblem('fine 😀')).toBeUndefined();
+    expect(textProblem('a\0')).toMatch(/NUL/);
+    expect(textProblem('\ud83d')).toMatch(/surrogate/);
+  });
+
+  it('that is a label has 1 to 255 characters, whatever their length in UTF-16', () => {
+    expect(labelProblem('😀'.repeat(255))).toBeUndefined();
+    expect(labelProblem('😀'.repeat(256))).toMatch(/longer than 255/);
+    expect(labelProblem('')).toBe('is empty');
+    expect(labelProblem(5)).toBe('is not a string');
+  });
+});
+
+describe('sleep', () => {
+  it('ends when the signal is aborted, and at once when it is already', async () => {
+    const controller = new AbortController();
+    const sleeping = sleep(1e9, controller.signal);
+    controller.abort();
+    await sleeping;
+    await sleep(1e9, controller.signal);
+    expect(controller.signal.aborted).toBe(true);
+  });
+});
+
+describe('describeError', () => {
+  it('keeps name, message, stack and causes', () => {
+    const error = new TypeError('outer', { cause: new RangeError('inner', { cause: 'deepest' }) });
+    expect(describeError(error)).toEqual({
+      name: 'TypeError',
+      message: 'outer',
+      stack: expect.stringContaining('common.spec.ts'),
+      cause: {
+        name: 'RangeError',
+        message: 'inner',
+        stack: expect.stringContaining('RangeError: inner'),
+        cause: { name: 'string', message: 'deepest' },
+      },
+    });
+  });
+
+  it.each<[string, unknown, { name: string; message: string }]>([
+    ['undefined', undefined, { name: 'undefined', message: 'undefined' }],
+    ['null', null, { name: 'null', message: 'null' }],
+    ['text', 'oops', { name: 'string', message: 'oops' }],
+    ['a number', 5, { name: 'number', message: '5' }],
+    ['an object', { code: 5 }, { name: 'object', message: '{ code: 5 }' }],
+    ['a symbol', Symbol('s'), { name: 'symbol', message: 'Symbol(s)' }],
+  ])('describes %s', (_what, thrown, description) => {
+    expect(describeError(thrown)).toEqual(description);
+  });
+
+  it('cuts what is long, and says how long it was', () => {
+    const error = new Error('x'.repeat(100_000));
+    const { message, stack } = describeError(error);
+    expect(message).toBe(`${'x'.repeat(MAX_MESSAGE)}… (100000 characters)`);
+    expect(stack!.length).toBeLessThan(MAX_STACK + 100);
+  });
+
+  it('follows causes a few levels, also around a circle', () => {
+    const error = new Error('round');
+    error.cause = error;
+    let depth = 0;
+    for (let at = describeError(error).cause; at !== undefined; at = at.cause) depth++;
+    expect(depth).toBe(5);
+  });
+
+  it('writes what PostgreSQL cannot store as text that it can', () => {
+    expect(describeError(new Error('a\0b\ud800'))).toMatchObject({ message: 'a\\0b\ufffd' });
+  });
+
+  it('never throws', () => {
+    const throws = (thrown: unknown) => () => {
+      throw thrown;
+    };
+    const hostile = new Proxy({}, { get: throws(new Error('hands off')) });
+    for (const thrown of [new Error('hands off'), Object.create(null), hostile]) {
+      const error = Object.defineProperty(new Error('x'), 'message', { get: throws(thrown) });
+      expect(describeError(error)).toEqual({
+        name: 'Unreadable',
+        message: 'What was thrown cannot be read: looking at it throws.',
+      });
+    }
+    for (const odd of [
+      Object.assign(new Error('x'), { name: undefined }),
+      Object.assign(new Error('x'), { message: { a: 1 } }),
+      Object.assign(new Error('x'), { stack: 5 }),
+      Object.assign(new Error('x'), { name: Symbol('s') }),
+      Object.create(null),
+      hostile,
+      Object.assign(new Error('x'), { message: Object.create(null) as object }),
+      Object.defineProperty({}, 'stack', { enumerable: true, get: throws(null) }),
+    ]) {
+      expect(JSON.stringify(describeError(odd))).toMatch(/^\{"name":"/);
+    }
+  });
+});
