@@ -93,6 +93,12 @@ onEveryPostgres((makeDatabase) => {
         await dataSource.synchronize();
         expect(await database.query(SETTINGS)).toEqual([]);
         await WAYS[way](database);
+        expect(await database.query(SETTINGS)).toEqual(
+          expect.arrayContaining([
+            { relname: 'future_call', setting: 'autovacuum_vacuum_scale_factor=0.01' },
+            { relname: 'future_call_running', setting: 'autovacuum_vacuum_scale_factor=0.01' },
+          ]),
+        );
         expect(await readCatalog(database)).toEqual(await readCatalog(await madeBy('migrate: true')));
       },
     );
