@@ -27,7 +27,8 @@ export interface ExecuteOptions {
 }
 
 export interface Scheduler {
-  schedule(handler: string, data: CallData): Promise<unknown>;
+  /** `delay`: in milliseconds. */
+  schedule(handler: string, data: CallData, delay: number): Promise<unknown>;
   /** Only where there is such a thing. */
   scheduleMany?(handler: string, data: CallData[]): Promise<unknown>;
   close(): Promise<void>;
@@ -64,8 +65,9 @@ export type Metrics = Record<string, number | undefined>;
 
 export interface Metric {
   readonly label: string;
-  readonly unit: string;
-  readonly better: 'higher' | 'lower';
+  readonly unit?: string;
+  /** Without it, contenders are not compared in it. */
+  readonly better?: 'higher' | 'lower';
   readonly digits?: number;
 }
 
@@ -112,7 +114,7 @@ export interface SchedulerProcess {
   /** Schedules at a steady rate, with `{ at: now }` as data. */
   paced(options: { handler: string; count: number; rate: number }): Promise<void>;
   /** Schedules with so many in flight; resolves to the milliseconds it took. */
-  flood(options: { handler: string; count: number; inFlight: number }): Promise<number>;
+  flood(options: { handler: string; count: number; inFlight: number; delay: number }): Promise<number>;
   /** Schedules in bulk; resolves to the milliseconds, or undefined where there is no such thing. */
   bulk(options: { handler: string; count: number; size: number }): Promise<number | undefined>;
   kill(): Promise<void>;
@@ -124,6 +126,8 @@ export interface Cell {
   readonly variant: string;
   readonly median: Metrics;
   readonly samples: Metrics[];
+  /** Why a measurement failed, where one did. */
+  readonly errors: string[];
 }
 
 export interface Goal {
@@ -146,6 +150,8 @@ export interface Scenario {
   readonly metrics: Record<string, Metric>;
   measure(lab: Lab, contender: Contender, database: Database, variant: string): Promise<Metrics>;
   goals?(results: Results): Goal[];
-  /** The metric that is drawn, and how. */
-  readonly plot?: { metric: string; kind: 'bars' };
+  /** The metric that is drawn. */
+  readonly plot?: { metric: string };
+  /** How often everybody is measured, where a number says more than a median. */
+  readonly runs?: number;
 }

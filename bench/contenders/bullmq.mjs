@@ -55,7 +55,7 @@ export const bullmq = {
   async connect({ url }) {
     const queue = await open(url);
     return {
-      schedule: (handler, data) => queue.add(handler, data),
+      schedule: (handler, data, delay) => queue.add(handler, data, { delay }),
       scheduleMany: (handler, all) => queue.addBulk(all.map((data) => ({ name: handler, data }))),
       close: () => queue.close(),
     };

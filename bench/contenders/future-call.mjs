@@ -47,7 +47,7 @@ export const futureCall = {
     const app = await boot(url, [], { execute: false });
     const service = app.get(FutureCallService);
     return {
-      schedule: (handler, data) => service.callWithDelay(handler, data, 0),
+      schedule: (handler, data, delay) => service.callWithDelay(handler, data, delay),
       ...('callMany' in service && {
         scheduleMany: (handler, all) => service.callMany(all.map((data) => ({ handler, data, delay: 0 }))),
       }),

@@ -46,7 +46,8 @@ const contender = (id, label, about, settings) => ({
     const worker = { connectionString: url, logger, ...settings };
     if (concurrency) {
       worker.concurrentJobs = concurrency;
-      worker.maxPoolSize = concurrency + 1;
+      // Several processes have to get along with the 100 connections that a server takes by default.
+      worker.maxPoolSize = Math.min(concurrency + 1, 25);
     }
     const runner = await run({ preset: { worker }, taskList, parsedCronItems: [], noHandleSignals: true });
     return { stop: () => runner.stop() };
@@ -57,7 +58,8 @@ const contender = (id, label, about, settings) => ({
       preset: { worker: { connectionString: url, maxPoolSize: 16, logger } },
     });
     return {
-      schedule: (handler, data) => utils.addJob(handler, data),
+      schedule: (handler, data, delay) =>
+        utils.addJob(handler, data, delay > 0 ? { runAt: new Date(Date.now() + delay) } : {}),
       scheduleMany: (handler, all) =>
         utils.addJobs(all.map((data) => ({ identifier: handler, payload: data }))),
       close: async () => utils.release(),

@@ -1,7 +1,8 @@
+import { bareInsert, bareTimer } from './bare.mjs';
 import { bullmq } from './bullmq.mjs';
 import { futureCall } from './future-call.mjs';
 import { graphileWorker, graphileWorkerTuned } from './graphile-worker.mjs';
-import { pgBoss, pgBossSingly } from './pg-boss.mjs';
+import { pgBoss, pgBossDefault, pgBossNotified } from './pg-boss.mjs';
 import { sqlLimit, sqlLimitUpdate } from './sql-limit.mjs';
 
 /** @import { Contender } from '../types.js' */
@@ -12,10 +13,13 @@ export const contenders = [
   graphileWorkerTuned,
   graphileWorker,
   pgBoss,
-  pgBossSingly,
+  pgBossNotified,
+  pgBossDefault,
   bullmq,
   sqlLimit,
   sqlLimitUpdate,
+  bareInsert,
+  bareTimer,
 ];
 
 /** @param {string} id @returns {Contender} */

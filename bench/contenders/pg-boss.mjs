@@ -56,7 +56,8 @@ const contender = (id, label, about, work) => ({
   async connect({ url }) {
     const boss = await start({ connectionString: url, max: 16, supervise: false, schedule: false });
     return {
-      schedule: (handler, data) => boss.send(handler, data),
+      schedule: (handler, data, delay) =>
+        boss.send(handler, data, delay > 0 ? { startAfter: delay / 1_000 } : {}),
       scheduleMany: (handler, all) =>
         boss.insert(
           handler,
@@ -75,17 +76,26 @@ export const pgBoss = contender(
   () => ({ batchSize: 1_000, localConcurrency: 4, burstWhenBatchFull: true, pollingIntervalSeconds: 0.5 }),
 );
 
-/** For handlers that take time, and to answer soon. */
-export const pgBossSingly = contender(
-  'pg-boss-singly',
+/** For handlers that take time, and to answer soon: a worker that fetches one job at a time rests after each. */
+export const pgBossNotified = contender(
+  'pg-boss-notified',
   'pg-boss, notified',
-  'pg-boss 12.38, one job at a time in each local worker, LISTEN/NOTIFY on, polling every 0.5 s',
+  'pg-boss 12.38, LISTEN/NOTIFY on, 2 local workers with batches of half the concurrency, polling every 0.5 s',
   (concurrency = 10) => ({
-    batchSize: 1,
-    localConcurrency: concurrency,
+    batchSize: Math.max(2, concurrency / 2),
+    localConcurrency: 2,
+    burstWhenBatchFull: true,
     pollingIntervalSeconds: 0.5,
     notifyPollingIntervalSeconds: 0.5,
   }),
+);
+
+/** For processes that have nothing to do. */
+export const pgBossDefault = contender(
+  'pg-boss-default',
+  'pg-boss, defaults',
+  'pg-boss 12.38, its defaults, LISTEN/NOTIFY on',
+  () => ({}),
 );
 
 async function start(options) {

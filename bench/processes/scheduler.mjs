@@ -18,17 +18,17 @@ serve({
       // Around the pace, not on it: not in step with anybody's timers.
       const at = start + ((i + Math.random()) * 1_000) / rate;
       await sleep(Math.max(0, at - now()));
-      sent.push(scheduler.schedule(handler, { at: now() }));
+      sent.push(scheduler.schedule(handler, { at: now() }, 0));
     }
     await Promise.all(sent);
   },
 
-  async flood({ handler, count, inFlight }) {
+  async flood({ handler, count, inFlight, delay }) {
     let left = count;
     const start = now();
     await Promise.all(
       Array.from({ length: inFlight }, async () => {
-        while (left-- > 0) await scheduler.schedule(handler, { at: 0 });
+        while (left-- > 0) await scheduler.schedule(handler, { at: 0 }, delay);
       }),
     );
     return now() - start;

@@ -68,7 +68,10 @@ try {
   const { cpu, cores, node, postgres, load } = report.machine;
   console.log(`${cpu}, ${cores} cores; Node ${node}, PostgreSQL ${postgres}; load ${load[0]}\n`);
   for (const scenario of chosen) {
-    const { cells, results } = await runScenario(lab, scenario, { runs, only: values.only?.split(',') });
+    const { cells, results } = await runScenario(lab, scenario, {
+      runs: values.runs ? runs : (scenario.runs ?? runs),
+      only: values.only?.split(','),
+    });
     const goals = scenario.goals?.(results) ?? [];
     console.log(`${describe(scenario, cells, goals)}\n`);
     report.scenarios[scenario.name] = {

@@ -19,58 +19,69 @@ export function machine({ version }) {
 }
 
 /**
- * A table of medians, with the range of the runs and how each compares with ours.
+ * A table of medians, with the range of the runs and how ours compares with each; then the goals.
  *
  * @param {Scenario} scenario
  * @param {Cell[]} cells
  * @param {Goal[]} goals
  */
 export function describe(scenario, cells, goals) {
-  const metrics = Object.entries(scenario.metrics);
   const hasVariants = cells.some(({ variant }) => variant !== '');
-  const header = [
-    ...(hasVariants ? [''] : []),
-    'contender',
-    ...metrics.flatMap(([, { label, unit }]) => [unit ? `${label} (${unit})` : label, 'runs', 'ours is']),
+  const isRepeated = cells.some(({ samples }) => samples.length > 1);
+  const columns = [
+    ...(hasVariants ? [{ header: '', of: ({ variant }) => variant, isText: true }] : []),
+    { header: 'contender', of: ({ contender }) => contender.label, isText: true },
+    ...Object.entries(scenario.metrics).flatMap(([name, metric]) => [
+      {
+        header: metric.label + (metric.unit ? ` (${metric.unit})` : ''),
+        of: (cell) => format(cell.median[name], metric),
+      },
+      ...(isRepeated ? [{ header: 'runs', of: (cell) => range(cell, name, metric) }] : []),
+      ...(metric.better
+        ? [{ header: 'ours is', of: (cell) => compare(oursIn(cells, cell), cell, name, metric) }]
+        : []),
+    ]),
   ];
-  const rows = cells.map((cell) => {
-    const ours = cells.find(({ contender, variant }) => contender.id === OURS && variant === cell.variant);
-    return [
-      ...(hasVariants ? [cell.variant] : []),
-      cell.contender.label,
-      ...metrics.flatMap(([name, metric]) => [
-        format(cell.median[name], metric),
-        range(cell, name, metric),
-        cell === ours ? '' : compare(ours?.median[name], cell.median[name], metric),
-      ]),
-    ];
-  });
-  const lines = [`${scenario.name}: ${scenario.title}`, '', ...table(header, rows)];
-  if (goals.length > 0) {
-    lines.push('', ...goals.map(describeGoal));
-  }
-  return lines.join('\n');
+  return [
+    `${scenario.name}: ${scenario.title}`,
+    '',
+    ...table(columns, cells),
+    ...(goals.length > 0 ? [''] : []),
+    ...goals.map(describeGoal),
+    ...cells.flatMap((cell) => cell.errors.map((error) => describeError(cell, error))),
+  ].join('\n');
 }
+
+/** Our cell of the same variant. @param {Cell[]} cells @param {Cell} of */
+const oursIn = (cells, of) =>
+  cells.find(({ contender, variant }) => contender.id === OURS && variant === of.variant);
 
 /** @param {Goal} goal */
 function describeGoal({ text, value, unit, target, met }) {
   const mark = met === undefined ? '?' : met ? '✓' : '✗';
-  const figure = value === undefined ? 'not measured' : `${significant(value)}${unit ? ` ${unit}` : ''}`;
+  const figure = value === undefined ? 'not measured' : `${significant(value)} ${unit}`;
   return `  ${mark} ${text}: ${figure} (goal ${target})`;
 }
 
-/** @param {string[]} header @param {string[][]} rows */
-function table(header, rows) {
-  const all = [header, ...rows];
-  const widths = header.map((_, column) => Math.max(...all.map((row) => row[column].length)));
-  const isText = header.map((_, column) => rows.every((row) => !/^[\d–]/.test(row[column])));
-  const line = (row) =>
-    `  ${row.map((cell, i) => (isText[i] ? cell.padEnd(widths[i]) : cell.padStart(widths[i]))).join('  ')}`.trimEnd();
-  return [
-    line(header),
-    `  ${'─'.repeat(widths.reduce((sum, width) => sum + width + 2, -2))}`,
-    ...rows.map(line),
+/** @param {Cell} cell @param {string} error */
+const describeError = ({ contender, variant }, error) =>
+  `  ! ${[contender.label, variant].filter(Boolean).join(', ')}: ${error}`;
+
+/** @param {{ header: string, of: (cell: Cell) => string, isText?: boolean }[]} columns @param {Cell[]} cells */
+function table(columns, cells) {
+  const rows = [
+    columns.map(({ header }) => header),
+    ...cells.map((cell) => columns.map(({ of }) => of(cell))),
   ];
+  const widths = columns.map((_, i) => Math.max(...rows.map((row) => row[i].length)));
+  const lines = rows.map((row) =>
+    row
+      .map((text, i) => (columns[i].isText ? text.padEnd(widths[i]) : text.padStart(widths[i])))
+      .join('  ')
+      .trimEnd(),
+  );
+  lines.splice(1, 0, '─'.repeat(Math.max(...lines.map((line) => line.length))));
+  return lines.map((line) => `  ${line}`);
 }
 
 /** @param {number | undefined} value @param {Metric} metric */
@@ -86,10 +97,16 @@ function range({ samples }, name, metric) {
   return `${format(Math.min(...values), metric)} … ${format(Math.max(...values), metric)}`;
 }
 
-/** How ours compares: more than 1 is better, whatever is measured. */
-function compare(ours, theirs, { better }) {
-  if (ours === undefined || theirs === undefined) return '';
-  const advantage = better === 'higher' ? ours / theirs : theirs / ours;
+/**
+ * How ours compares: more than 1 is better, whatever is measured.
+ *
+ * @param {Cell | undefined} ours @param {Cell} theirs @param {string} name @param {Metric} metric
+ */
+function compare(ours, theirs, name, { better }) {
+  if (ours === theirs) return '';
+  const [a, b] = [ours?.median[name], theirs.median[name]];
+  if (a === undefined || b === undefined) return '';
+  const advantage = better === 'higher' ? a / b : b / a;
   return Number.isFinite(advantage) ? `${significant(advantage)} ×` : '';
 }
 

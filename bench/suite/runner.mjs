@@ -20,14 +20,21 @@ export async function runScenario(lab, scenario, { runs, only }) {
     for (const contender of scenario.contenders) {
       if (only && !only.includes(contender.id)) continue;
       if (variant.only && !variant.only.includes(contender.id)) continue;
-      cells.push({ contender, variant: variant.name, samples: [], median: {} });
+      cells.push({ contender, variant: variant.name, samples: [], median: {}, errors: [] });
     }
   }
   for (let run = 1; run <= runs; run++) {
-    for (const { contender, variant, samples } of cells) {
+    for (const { contender, variant, samples, errors } of cells) {
       const what = [scenario.name, variant, contender.label].filter(Boolean).join(' · ');
       measuring(`${what} (run ${run} of ${runs})`);
-      samples.push(await lab.withDatabase((database) => scenario.measure(lab, contender, database, variant)));
+      try {
+        samples.push(
+          await lab.withDatabase((database) => scenario.measure(lab, contender, database, variant)),
+        );
+      } catch (error) {
+        // The others are worth measuring all the same.
+        errors.push(error instanceof Error ? error.message : String(error));
+      }
     }
   }
   clearProgress();

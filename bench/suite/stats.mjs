@@ -2,12 +2,12 @@
 export function percentile(samples, share) {
   if (samples.length === 0) return undefined;
   const sorted = samples.toSorted((a, b) => a - b);
-  return sorted[Math.min(sorted.length - 1, Math.ceil(share * sorted.length) - 1)];
+  return sorted[Math.max(0, Math.ceil(share * sorted.length) - 1)];
 }
 
 /** @param {(number | undefined)[]} samples */
 export function median(samples) {
-  const sorted = samples.filter((sample) => sample !== undefined).toSorted((a, b) => a - b);
+  const sorted = samples.filter(Number.isFinite).toSorted((a, b) => a - b);
   if (sorted.length === 0) return undefined;
   const middle = sorted.length >> 1;
   return sorted.length % 2 === 1 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;

@@ -50,7 +50,7 @@ export async function finished({ unfinished, label }, { client }) {
 
 /**
  * Works off what is due, with one or more processes: from the first handler's start until the database knows that
- * all are done. Booting is not counted.
+ * all are done (`rate`), or until the last one's start (`startRate`). Booting is not counted.
  *
  * @param {Lab} lab
  * @param {Contender} contender
@@ -71,7 +71,8 @@ export async function workOff(lab, contender, database, what) {
   const total = reports.reduce((sum, report) => sum + report.count, 0);
   if (total !== count) throw new Error(`${contender.label} started ${total} calls of ${count}.`);
   const begin = Math.min(...reports.filter((report) => report.count > 0).map(({ firstAt }) => firstAt));
-  const milliseconds = end - begin;
+  const last = Math.max(...reports.map(({ lastAt }) => lastAt));
   await Promise.all(executors.map((executor) => executor.stop()));
-  return { milliseconds, rate: (count / milliseconds) * 1_000, reports };
+  const perSecond = (milliseconds) => (count / milliseconds) * 1_000;
+  return { rate: perSecond(end - begin), startRate: perSecond(last - begin), reports };
 }
