@@ -27,7 +27,7 @@ const GRANTS = {
   scheduleAndKeep: [
     'select, insert, delete on future_call',
     'select on future_call_instance',
-    'select, insert on future_call_outcome',
+    'select, insert, update on future_call_outcome',
   ],
 } as const;
 type Use = keyof typeof GRANTS;
