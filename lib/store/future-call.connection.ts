@@ -56,12 +56,12 @@ export class FutureCallConnection {
       types: RAW_TYPES,
       keepAlive: true,
       // The pool's own limits are meant for the app's statements. Ours are set once the server has answered.
-      query_timeout: undefined,
       statement_timeout: undefined,
       lock_timeout: undefined,
       idle_in_transaction_session_timeout: undefined,
       connectionTimeoutMillis: 10_000,
     });
+    ignoreQueryTimeout(client);
     const connection = new FutureCallConnection(client);
     try {
       await client.connect();
@@ -128,6 +128,16 @@ export class FutureCallConnection {
   destroy(): void {
     (this.client as unknown as { connection: { stream: { destroy(): void } } }).connection.stream.destroy();
   }
+}
+
+/**
+ * pg would give up waiting for an answer that still comes, and a claim has then been made that nobody knows of. It
+ * takes the limit from the options, the connection string and its own defaults, and nothing there says "none".
+ */
+function ignoreQueryTimeout(client: pg.Client): void {
+  (
+    client as unknown as { connectionParameters: { query_timeout: unknown } }
+  ).connectionParameters.query_timeout = false;
 }
 
 function poolOptions(dataSource: DataSource): pg.ClientConfig {
