@@ -1,8 +1,8 @@
-import { describe, expect } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import type { AppProcess } from '../support/processes.js';
 import type { HeldAnswer, PostgresProxy } from '../support/proxy.js';
 import { until } from '../support/until.js';
-import { faultTest as it, figure } from './support/fault-test.js';
+import { figure, inWorld } from './support/in-world.js';
 import { RESCUE_AFTER, type World } from './support/world.js';
 
 const KILLS = 20;
@@ -104,57 +104,59 @@ const POINTS: Point[] = [
 ];
 
 describe('A process that is killed', () => {
-  it(`loses nothing and lets nothing start twice, wherever it was: ${KILLS} kills of one of ${PROCESSES}`, async ({
-    world,
-  }) => {
-    const victims = Array.from({ length: PROCESSES }, (_, i) => startVictim(world, i));
-    // The others are stopped at exact points too, and then look after nobody.
-    const bystander = world.run({ handlers: {} });
-    await Promise.all([...victims, bystander]);
-    const killed: { id: string; point: Point; pid: number; at: number }[] = [];
-    const others: string[] = [];
+  it(
+    `loses nothing and lets nothing start twice, wherever it was: ${KILLS} kills of one of ${PROCESSES}`,
+    inWorld(async (world) => {
+      const victims = Array.from({ length: PROCESSES }, (_, i) => startVictim(world, i));
+      // The others are stopped at exact points too, and then look after nobody.
+      const bystander = world.run({ handlers: {} });
+      await Promise.all([...victims, bystander]);
+      const killed: { id: string; point: Point; pid: number; at: number }[] = [];
+      const others: string[] = [];
 
-    for (let round = 0; round < KILLS; round++) {
-      const which = round % PROCESSES;
-      const victim = await victims[which]!;
-      const point = POINTS[round % POINTS.length]!;
-      // Nothing else is under way in it, and what the process before it has left has been done.
-      await until(
-        async () =>
-          (await world.count('from future_call')) +
-            (await world.count(`from future_call_running where instance_id = ${victim.instance}`)) ===
-          0,
-        'the process has nothing to do',
+      for (let round = 0; round < KILLS; round++) {
+        const which = round % PROCESSES;
+        const victim = await victims[which]!;
+        const point = POINTS[round % POINTS.length]!;
+        // Nothing else is under way in it, and what the process before it has left has been done.
+        const busy = `from future_call_running where instance_id = ${victim.instance}`;
+        await until(
+          async () => (await world.count('from future_call')) + (await world.count(busy)) === 0,
+          'the process has nothing to do',
+        );
+        const { id, undo } = await point.reach(world, victim);
+        others.push(...(await world.scheduleMany(10, 'call', null, round * 10)));
+        const at = await world.now();
+        await victim.app.kill();
+        victims[which] = startVictim(world, which);
+        await undo?.();
+        killed.push({ id, point, pid: victim.app.pid, at });
+      }
+
+      await Promise.all(victims);
+      const targets = await world.untilEnded(killed.map(({ id }) => id));
+      for (const [i, { point, id }] of killed.entries()) {
+        const starts = await world.count(`from started where call_id = ${id}`);
+        expect({ ...targets[i], starts }, `killed ${point.name}`).toMatchObject({
+          id,
+          outcome: point.outcome,
+          starts: point.starts,
+          attempt: 1,
+        });
+      }
+      // Whatever was interrupted was in the hands of a process that was killed: of the others, too.
+      const ended = [...targets, ...(await world.untilEnded(others))];
+      const pids = new Set(killed.map(({ pid }) => pid));
+      const byTheDead = ended.filter(({ outcome, pid }) => outcome === 'interrupted' && pids.has(pid!));
+      const completed = ended.filter(({ outcome }) => outcome === 'completed');
+      expect(byTheDead.length + completed.length).toBe(ended.length);
+
+      const waits = killed.flatMap(({ at, point }, i) =>
+        point.outcome === 'interrupted' ? targets[i]!.finishedAt - at : [],
       );
-      const { id, undo } = await point.reach(world, victim);
-      others.push(...(await world.scheduleMany(10, 'call', null, round * 10)));
-      const at = await world.now();
-      await victim.app.kill();
-      victims[which] = startVictim(world, which);
-      await undo?.();
-      killed.push({ id, point, pid: victim.app.pid, at });
-    }
-
-    await Promise.all(victims);
-    const targets = await world.untilEnded(killed.map(({ id }) => id));
-    for (const [i, { point, pid, id }] of killed.entries()) {
-      expect(targets[i], `killed ${point.name}`).toMatchObject({ id, outcome: point.outcome, attempt: 1 });
-      expect(await world.count(`from started where call_id = ${id}`), `starts, killed ${point.name}`).toBe(
-        point.starts,
-      );
-      if (point.outcome === 'interrupted') expect(targets[i]!.pid).toBe(pid);
-    }
-    // A process may have had some of the others in its hands when it was killed.
-    const pids = killed.map(({ pid }) => pid);
-    for (const { outcome, pid } of await world.untilEnded(others)) {
-      if (outcome !== 'completed') expect([outcome, pids.includes(pid!)]).toEqual(['interrupted', true]);
-    }
-
-    const waits = killed.flatMap(({ at }, i) =>
-      targets[i]!.outcome === 'interrupted' ? targets[i]!.finishedAt - at : [],
-    );
-    expect(Math.min(...waits)).toBeGreaterThanOrEqual(RESCUE_AFTER);
-    expect(Math.max(...waits)).toBeLessThan(RESCUE_AFTER + 3_000);
-    figure(`interrupted so many ms after the kill (rescueAfter ${RESCUE_AFTER})`, Math.max(...waits));
-  });
+      expect(Math.min(...waits)).toBeGreaterThanOrEqual(RESCUE_AFTER);
+      expect(Math.max(...waits)).toBeLessThan(RESCUE_AFTER + 3_000);
+      figure(`interrupted so many ms after the kill (rescueAfter ${RESCUE_AFTER})`, Math.max(...waits));
+    }),
+  );
 });

@@ -176,19 +176,19 @@ export class World {
   /** Waits until all these calls have an outcome. */
   async untilEnded(ids: readonly string[], timeout = 60_000): Promise<Ended[]> {
     let last: Ended[] = [];
-    try {
-      return await until(
-        async () => {
-          last = await this.ended(ids).catch(() => last);
-          return last.length === ids.length && last;
-        },
-        `all ${ids.length} calls have an outcome`,
-        timeout,
-      );
-    } catch (error) {
+    return until(
+      async () => {
+        // The test may have stopped the server.
+        last = await this.ended(ids).catch(() => last);
+        return last.length === ids.length && last;
+      },
+      `all ${ids.length} calls have an outcome`,
+      timeout,
+    ).catch(async (error: unknown) => {
       const missing = ids.filter((id) => !last.some((ended) => ended.id === id)).slice(0, 20);
-      throw new Error(`${String(error)}; these have none: ${missing.join(', ')}\n${await this.describe()}`);
-    }
+      const where = await this.describe();
+      throw new Error(`These have none: ${missing.join(', ')}\n${where}`, { cause: error });
+    });
   }
 
   /** The id of a process's instance; the one that it registered last. */

@@ -76,7 +76,7 @@ class Acts {
   }
 }
 
-function handler([name, options]: [string, FutureCallHandlerOptions]) {
+function handlerClass([name, options]: [string, FutureCallHandlerOptions]) {
   @FutureCall(name, options)
   class Handler implements FutureCallHandler {
     constructor(private readonly acts: Acts) {}
@@ -102,7 +102,9 @@ function handler([name, options]: [string, FutureCallHandlerOptions]) {
   ],
   providers: [
     Acts,
-    ...Object.entries(environment<Record<string, FutureCallHandlerOptions>>('HANDLERS', {})).map(handler),
+    ...Object.entries(environment<Record<string, FutureCallHandlerOptions>>('HANDLERS', {})).map(
+      handlerClass,
+    ),
   ],
 })
 class FaultApp {}
@@ -117,9 +119,11 @@ const service = app.get(FutureCallService);
 service.events.subscribe(({ type, ...event }) => {
   if (type === 'connected' || type === 'disconnected' || type === 'rescued') tell(type, { ...event });
 });
+// Told when the drain has begun.
+onMessage('close', () => tell('closing'));
 onMessage('schedule', async ({ handler, act, delay, at }) => {
   const { id } = await (at === undefined
     ? service.callWithDelay(String(handler), act, Number(delay ?? 0))
-    : service.callAtTime(String(handler), act, new Date(String(at))));
+    : service.callAtTime(String(handler), act, new Date(at as string)));
   tell('scheduled', { id });
 });
