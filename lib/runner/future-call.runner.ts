@@ -90,9 +90,9 @@ export class FutureCallRunner implements OnApplicationBootstrap, OnModuleDestroy
 
   lost(error: Error): void {
     this.rescuer.reset();
-    this.logger.warn(
-      `Instance ${this.session.instance.id} lost its session, and reconnects: ${error.message}`,
-    );
+    const { id } = this.session.instance;
+    this.logger.warn(`Instance ${id} lost its session, and reconnects: ${error.message}`);
+    this.events.emit({ type: 'disconnected', instanceId: id, error });
   }
 
   async restored(sameInstance: boolean): Promise<void> {

@@ -260,6 +260,7 @@ export class FutureCallSession {
     const longest = Math.min(MAX_BACKOFF, this.options.rescueAfter / 2);
     // A connection that broke as soon as it was made is one more failure, not a fresh start.
     if (performance.now() - this.openedAt > STABLE_AFTER) this.failures = 0;
+    let told: string | undefined;
     for (;;) {
       // Full jitter: after a restart of the server all instances come back, and not at one instant.
       await sleep(Math.random() * Math.min(longest, 50 * 2 ** this.failures++), signal);
@@ -267,7 +268,10 @@ export class FutureCallSession {
       try {
         return await this.restore();
       } catch (error) {
-        this.logger.debug(`Reconnecting failed: ${messageOf(error)}`);
+        // Once for each reason: a server that is away for an hour is not worth a line a second.
+        const reason = messageOf(error);
+        if (reason !== told) this.logger.warn(`Reconnecting fails, and is tried until it works: ${reason}`);
+        told = reason;
       }
     }
   }

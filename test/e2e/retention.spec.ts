@@ -1,0 +1,118 @@
+import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { FutureCall } from '../../lib/index.js';
+import { bootApp, createTables } from '../support/app.js';
+import { createDatabase, type TestDatabase } from '../support/database.js';
+import { until } from '../support/until.js';
+
+let database: TestDatabase;
+beforeAll(async () => {
+  database = await createDatabase();
+  await createTables(database);
+});
+beforeEach(() => database.query('truncate future_call, future_call_running, future_call_outcome'));
+afterAll(() => database.drop());
+
+@FutureCall('greet')
+class Greet {
+  invoke() {}
+}
+
+@FutureCall('fail')
+class Fail {
+  invoke() {
+    throw new Error('no');
+  }
+}
+
+const outcomes = () => database.query('select outcome, name, attempt, identifier from future_call_outcome');
+
+const insertOutcomes = (outcome: string, count: number, age: string) =>
+  database.query(
+    `insert into future_call_outcome (call_id, name, due_at, attempt, outcome, created_at, finished_at)
+     select nextval(pg_get_serial_sequence('future_call', 'id')), 'old', now(), 1, $1, now(), now() - $3::interval
+     from generate_series(1, $2)`,
+    [outcome, count, age],
+  );
+
+describe('retention', () => {
+  it('keeps completed and cancelled calls when it is told to', async () => {
+    const options = { retention: { completed: '1h', cancelled: true } };
+    const { service } = await bootApp(database, { providers: [Greet], options });
+    const { id } = await service.callWithDelay(Greet, null, 0, { identifier: 'x' });
+    await until(async () => (await outcomes()).length === 1, 'the call has completed');
+    await service.callWithDelay(Greet, null, '1h', { identifier: 'y' });
+    expect(await service.cancel('y')).toBe(1);
+    expect(await outcomes()).toEqual([
+      { outcome: 'completed', name: 'greet', attempt: 1, identifier: 'x' },
+      { outcome: 'cancelled', name: 'greet', attempt: 0, identifier: 'y' },
+    ]);
+    const [row] = await database.query('select * from future_call_outcome where call_id = $1', [id]);
+    expect(row).toMatchObject({
+      pid: process.pid,
+      errors: null,
+      started_at: expect.any(Date),
+      finished_at: expect.any(Date),
+    });
+  });
+
+  it('keeps no failed call when it is told so', async () => {
+    const { service } = await bootApp(database, {
+      providers: [Fail],
+      options: { retention: { failed: false } },
+    });
+    await service.callWithDelay(Fail, null, 0);
+    await until(
+      async () =>
+        (await database.query('select from future_call union all select from future_call_running')).length ===
+        0,
+      'the call has ended',
+    );
+    expect(await outcomes()).toEqual([]);
+  });
+
+  it('deletes what is older, batch by batch, and nothing else', async () => {
+    await insertOutcomes('failed', 2_500, '1 minute');
+    await insertOutcomes('failed', 3, '0');
+    await insertOutcomes('interrupted', 3, '1 year');
+    await insertOutcomes('cancelled', 3, '1 year');
+    await bootApp(database, {
+      options: { retention: { failed: '30s', interrupted: true, completed: '1s', cancelled: '2y' } },
+    });
+    await until(async () => (await outcomes()).length === 9, 'old outcomes are gone');
+    expect(
+      await database.query(
+        'select outcome, count(*)::int from future_call_outcome group by outcome order by outcome',
+      ),
+    ).toEqual([
+      { outcome: 'cancelled', count: 3 },
+      { outcome: 'failed', count: 3 },
+      { outcome: 'interrupted', count: 3 },
+    ]);
+  });
+
+  it('is left to one instance at a time', async () => {
+    await insertOutcomes('failed', 10, '1 minute');
+    const client = await database.pool.connect();
+    try {
+      await client.query('begin');
+      await client.query(`select pg_advisory_xact_lock('future_call_instance'::regclass::oid::int, 0)`);
+      const { service } = await bootApp(database, {
+        providers: [Greet],
+        options: { retention: { failed: '1s', completed: '1s' } },
+      });
+      // It tries every second, so it has tried when this call is due; and claims are not kept waiting.
+      await service.callWithDelay(Greet, null, 1_500);
+      await until(
+        async () => (await outcomes()).some(({ outcome }) => outcome === 'completed'),
+        'the call has run',
+      );
+      expect(await database.query(`select from future_call_outcome where outcome = 'failed'`)).toHaveLength(
+        10,
+      );
+      await client.query('rollback');
+      await until(async () => (await outcomes()).length === 0, 'the outcomes are gone');
+    } finally {
+      client.release();
+    }
+  });
+});
