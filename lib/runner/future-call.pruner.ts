@@ -4,7 +4,7 @@ import { FUTURE_CALL_OPTIONS, type ResolvedOptions } from '../future-call.option
 import type { FutureCallOutcome } from '../future-call.types.js';
 import { FutureCallEngineStore } from '../store/future-call.engine-store.js';
 import { FutureCallSession } from '../store/future-call.session.js';
-import { PRUNE_BATCH } from '../store/future-call.sql.js';
+import { PRUNE_BATCH } from '../store/future-call.engine-sql.js';
 
 /** The longest time between two rounds, in milliseconds; shorter where something is kept for less. */
 const LONGEST_PERIOD = 600_000;

@@ -8,7 +8,7 @@ import {
 } from '../future-call.options.js';
 import type { Statement } from './future-call.connection.js';
 import { FutureCallSchema } from './future-call.schema.js';
-import { serviceStatements, type NotifyMode } from './future-call.sql.js';
+import { serviceStatements, type NotifyMode } from './future-call.service-sql.js';
 
 /** A call to be inserted. */
 export interface NewCall {

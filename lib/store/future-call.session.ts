@@ -11,7 +11,7 @@ import {
 import { FutureCallConnection, type Answer, type Query, type Statement } from './future-call.connection.js';
 import { FutureCallSchema } from './future-call.schema.js';
 import { configureSession } from './future-call.session-settings.js';
-import { engineStatements } from './future-call.sql.js';
+import { engineStatements } from './future-call.engine-sql.js';
 
 /** Who runs here: the instance's id in the database, and where its process is. */
 export interface InstanceIdentity {

@@ -2,7 +2,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { futureCallTables } from '../../lib/future-call.tables.js';
 import { FutureCallConnection } from '../../lib/store/future-call.connection.js';
 import { configureSession } from '../../lib/store/future-call.session-settings.js';
-import { engineStatements } from '../../lib/store/future-call.sql.js';
+import { engineStatements } from '../../lib/store/future-call.engine-sql.js';
 import { bootApp } from '../support/app.js';
 import { createDatabase, type TestDatabase } from '../support/database.js';
 

@@ -1,0 +1,263 @@
+import type { FutureCallTables } from '../future-call.tables.js';
+import type { Statement } from './future-call.connection.js';
+import {
+  CALL,
+  epochMilliseconds,
+  escape,
+  NOW_AS_ISO,
+  notify,
+  REPLACE_OUTCOME,
+  UNLESS_PENDING,
+} from './future-call.sql.js';
+
+/** How many outcomes are deleted in one statement: other statements come in between. */
+export const PRUNE_BATCH = 1_000;
+
+/** Statements of the engine. They run on the instance's session and nowhere else. */
+export function engineStatements(tables: FutureCallTables) {
+  const { pending, running, outcome, instance } = tables;
+
+  /** Rows of `running` whose claim token is in three parallel arrays. */
+  const byToken = (first: number) =>
+    `unnest($${first}::bigint[], $${first + 1}::int[], $${first + 2}::int[]) as token (id, instance_id, claim)`;
+  const matchesToken = (alias: string) =>
+    `${alias}.id = token.id and ${alias}.instance_id = token.instance_id and ${alias}.claim = token.claim`;
+
+  /** Notifies of calls that went back to `pending` in a CTE `returned`, once a handler. */
+  const notifyReturned = `
+    select null::bigint, name, ${epochMilliseconds('min(due_at)')}::text, ${notify(tables, 'name', 'min(due_at)')}
+    from returned group by name`;
+
+  /** Gives rows that were deleted from `running`, in a CTE `gone`, back to `pending`, as if never claimed. */
+  const giveBack = `
+    returned as (
+      insert into ${pending.path} (id, attempt, ${CALL})
+      select id, attempt - 1, ${CALL} from gone ${UNLESS_PENDING} returning id, name, due_at
+    )
+    select id, name, null, null from returned union all ${notifyReturned}`;
+
+  const withError = (error: string) => `coalesce(gone.errors, '[]') || ${error}`;
+  const timed = (error: string) => `(${error}::jsonb || jsonb_build_object('at', ${NOW_AS_ISO}))`;
+
+  /** Writes outcomes of the calls in `from`, which knows who ran them. */
+  const recordEnd = (outcomeOf: string, errorsOf: string, from: string) => `
+    insert into ${outcome.path} (call_id, attempt, name, identifier, data, due_at, created_at, outcome, errors,
+      instance_id, claim, host, pid, started_at, finished_at)
+    select id, attempt, name, identifier, data, due_at, created_at, ${outcomeOf}, ${errorsOf},
+      instance_id, claim, host, pid, claimed_at, clock_timestamp()
+    from ${from} ${REPLACE_OUTCOME}`;
+
+  return {
+    newInstanceId: {
+      text: `select nextval(pg_get_serial_sequence('${escape(instance.path)}', 'id'))::int, '${escape(instance.path)}'::regclass::oid::bigint`,
+    },
+    /** $1 the instances' table's oid as an int, $2 instance id. */
+    lock: { text: `select pg_try_advisory_lock($1::int, $2::int)` },
+    unlock: { text: `select pg_advisory_unlock($1::int, $2::int)` },
+    listen: (oid: number): Statement => ({ text: `listen "future_call_${oid}"` }),
+    register: {
+      text: `insert into ${instance.path} (id, host, pid, poll_interval, handlers) values ($1, $2, $3, $4, $5::text::jsonb)`,
+    },
+    isRegistered: { text: `select exists (select from ${instance.path} where id = $1)` },
+    /** The instance's row goes last, and only when nothing runs under it: while it is there, a rescuer looks after it. */
+    deregister: {
+      text: `delete from ${instance.path} i where id = $1 and not exists (select from ${running.path} r where r.instance_id = i.id)`,
+    },
+
+    /**
+     * Claims due calls of all handlers at once, by moving them to `running`. Parallel arrays, an entry a handler:
+     * $1 names, $2 how many at most, $3 and $4 the watermark; then $5 how many over all handlers, $6 instance,
+     * $7 claim, $8 the pid that the backend must have.
+     *
+     * Nothing is locked that is not claimed: the outer limit stops pulling from the scans, and each scan locks a row
+     * when it is pulled. By id, not by ctid: under concurrent updates ctid left rows locked but not moved.
+     *
+     * The last row has no id: it is how long to wait for the next call that is not due yet, by the same now() that
+     * decided what is due, and how far that now() is.
+     */
+    claim: {
+      name: 'future_call_claim',
+      text: `
+        with moved as (
+          delete from ${pending.path} where id = any (array(
+            select due.id
+            from unnest($1::text[], $2::int[], $3::timestamptz[], $4::bigint[]) as handler (name, free, since_due, since_id)
+            cross join lateral (
+              select id from ${pending.path} call
+              where call.name = handler.name
+                and (call.due_at, call.id) > (handler.since_due, handler.since_id) and call.due_at <= now()
+              order by call.due_at, call.id limit handler.free for update skip locked
+            ) due
+            limit $5::int
+          )) and pg_backend_pid() = $8::int
+          returning id, attempt, ${CALL}
+        ), claimed as (
+          insert into ${running.path} (id, attempt, instance_id, claim, ${CALL})
+          select id, attempt + 1, $6::int, $7::int, ${CALL} from moved
+          returning id, name, identifier, data, due_at, attempt
+        )
+        select id, name, identifier, data, due_at, attempt from claimed
+        union all
+        select null, pg_backend_pid()::text, (extract(epoch from now()) * 1000)::text, null, (
+          select min(next.due_at) from unnest($1::text[]) as handler (name)
+          cross join lateral (
+            select due_at from ${pending.path} call
+            where call.name = handler.name and call.due_at > now() and call.due_at < 'infinity'
+            order by call.due_at limit 1
+          ) next
+        ), null`,
+    },
+
+    /** Calls that completed, by claim token. */
+    complete: {
+      name: 'future_call_complete',
+      text: `delete from ${running.path} r using ${byToken(1)} where ${matchesToken('r')}`,
+    },
+    /** As `complete`, and keeps the outcome. $4 host, $5 pid. */
+    completeAndKeep: {
+      name: 'future_call_complete_keep',
+      text: `
+        with gone as (
+          delete from ${running.path} r using ${byToken(1)} where ${matchesToken('r')} returning r.*
+        )
+        ${recordEnd(`'completed'`, 'gone.errors', `gone, (select $4::text as host, $5::int as pid) self`)}`,
+    },
+    /** Calls that failed, by claim token, and their errors ($4). $5 host, $6 pid. */
+    fail: {
+      name: 'future_call_fail',
+      text: `
+        with gone as (
+          delete from ${running.path} r
+          using unnest($1::bigint[], $2::int[], $3::int[], $4::text[]) as token (id, instance_id, claim, error)
+          where ${matchesToken('r')} returning r.*, token.error
+        )
+        ${recordEnd(
+          `'failed'`,
+          withError(timed('gone.error')),
+          `gone, (select $5::text as host, $6::int as pid) self`,
+        )}`,
+    },
+    /**
+     * Attempts that failed and are followed by another one, by claim token: their errors ($4), and when that is: $5
+     * milliseconds from now, or $6 milliseconds since 1970.
+     */
+    retry: {
+      name: 'future_call_retry',
+      text: `
+        with gone as (
+          delete from ${running.path} r
+          using unnest($1::bigint[], $2::int[], $3::int[], $4::text[], $5::float8[], $6::float8[])
+            as token (id, instance_id, claim, error, delay, at)
+          where ${matchesToken('r')} returning r.*, token.error, token.delay, token.at
+        ), returned as (
+          insert into ${pending.path} (id, attempt, name, identifier, data, due_at, errors, created_at)
+          select id, attempt, name, identifier, data,
+            coalesce('epoch'::timestamptz + at * interval '1 millisecond', clock_timestamp() + delay * interval '1 millisecond'),
+            ${withError(timed('gone.error'))}, created_at
+          from gone ${UNLESS_PENDING} returning id, name, due_at
+        )
+        select id, null, null, null from returned union all ${notifyReturned}`,
+    },
+    /**
+     * A completion that found no row: it may have been rescued meanwhile. Its outcome was a guess; this is what
+     * happened. A statement of its own, because the snapshot of the one before is older than the rescue.
+     */
+    correct: {
+      name: 'future_call_correct',
+      text: `
+        update ${outcome.path} o set finished_at = clock_timestamp(),
+          outcome = case when token.error is null then 'completed' else 'failed' end,
+          errors = case
+            when token.error is not null then (o.errors - -1) || ${timed('token.error')}
+            else nullif(o.errors - -1, '[]') end
+        from unnest($1::bigint[], $2::int[], $3::int[], $4::text[]) as token (id, instance_id, claim, error)
+        where o.call_id = token.id and o.instance_id = token.instance_id and o.claim = token.claim
+          and o.outcome = 'interrupted'`,
+    },
+    /** Claimed calls that never started, by claim token. */
+    release: {
+      name: 'future_call_release',
+      text: `with gone as (
+          delete from ${running.path} r using ${byToken(1)} where ${matchesToken('r')} returning r.*
+        ), ${giveBack}`,
+    },
+    /** What is claimed by instance $1 but not among the tokens: claims whose answer never arrived. */
+    releaseUnknown: {
+      text: `with gone as (
+          delete from ${running.path} r where r.instance_id = $1::int
+            and not exists (select from ${byToken(2)} where ${matchesToken('r')}) returning r.*
+        ), ${giveBack}`,
+    },
+
+    /**
+     * The look: every registered instance and whether its liveness lock is held. $1 the table's oid, $2 whether to
+     * look for running calls of instances without a row too, $3 the pid that the backend must have.
+     */
+    look: {
+      name: 'future_call_look',
+      text: `
+        with held as materialized (
+          select objid::bigint as id from pg_locks
+          where locktype = 'advisory' and classid = $1::bigint::oid and objsubid = 2 and granted
+            and database = (select oid from pg_database where datname = current_database())
+        ), known as (
+          select id, host, pid from ${instance.path}
+          union all
+          select distinct r.instance_id, null, null::int from ${running.path} r
+          where $2::boolean and not exists (select from ${instance.path} i where i.id = r.instance_id)
+        )
+        select id, host, pid, id in (select id from held), pg_backend_pid() = $3::int from known`,
+    },
+    /** Alone in its statement: the next one's snapshot is younger than the last commit of whoever held the lock. */
+    lockForRescue: { text: `select pg_try_advisory_xact_lock($1::int, $2::int)` },
+    /**
+     * Ends the attempts of instance $1: its running calls become `interrupted`, or pending again where the handler
+     * allows further attempts, after the default backoff ($3 and $4 in milliseconds). $2 says why. $5 whether
+     * interrupted ones are kept.
+     */
+    interrupt: {
+      text: `
+        with gone as (
+          delete from ${running.path} where instance_id = $1::int returning *
+        ), judged as (
+          select gone.*, i.host, i.pid, coalesce((i.handlers ->> gone.name)::int > gone.attempt, false) as again,
+            ${withError(`jsonb_build_object('attempt', gone.attempt, 'at', ${NOW_AS_ISO}, 'name', 'Interrupted', 'message', $2::text)`)} as history
+          from gone left join ${instance.path} i on i.id = gone.instance_id
+        ), returned as (
+          insert into ${pending.path} (id, attempt, name, identifier, data, due_at, errors, created_at)
+          select id, attempt, name, identifier, data,
+            clock_timestamp() + least($4::float8, $3::float8 * power(2, least(attempt - 1, 60))) * interval '1 millisecond',
+            history, created_at
+          from judged where again ${UNLESS_PENDING} returning id, name, due_at
+        ), ended as (
+          ${recordEnd(`'interrupted'`, 'history', 'judged where not again and $5::boolean')}
+        )
+        select id, name, identifier, attempt, again::text from judged
+        union all select null, null, null, null, null from (${notifyReturned}) told`,
+    },
+    /** Deletes one batch of outcomes $1 that are older than $2 milliseconds; one instance at a time. */
+    prune: {
+      text: `
+        delete from ${outcome.path} where call_id = any (array(
+          select call_id from ${outcome.path}
+          where outcome = $1::text and finished_at < now() - $2::float8 * interval '1 millisecond'
+            and (select pg_try_advisory_xact_lock($3::int, 0))
+          order by finished_at limit ${PRUNE_BATCH}
+        ))`,
+    },
+    /** Names that calls are pending for, and that no instance has a handler for. A step in the index for each name. */
+    namesWithoutHandler: {
+      text: `
+        with recursive pending_name as (
+          (select name from ${pending.path} order by name limit 1)
+          union all
+          select (select call.name from ${pending.path} call where call.name > pending_name.name order by call.name limit 1)
+          from pending_name where pending_name.name is not null
+        )
+        select name from pending_name where name is not null
+          and not exists (select from ${instance.path} i where i.handlers ? pending_name.name)
+        limit 20`,
+    },
+    removeInstance: { text: `delete from ${instance.path} where id = $1` },
+  };
+}
