@@ -38,6 +38,8 @@ export interface Scheduler {
 export interface Contender {
   readonly id: string;
   readonly label: string;
+  /** No peer, but what the least or the most is that there can be. */
+  readonly isReference?: boolean;
   /** What it is, with its version and settings, for the report. */
   readonly about: string;
   /** Creates the tables. In the suite's process. */

@@ -15,6 +15,7 @@ const createTable = ({ client }) =>
 /** The least that scheduling can be: an INSERT, which notifies where the call is due now. @type {Contender} */
 export const bareInsert = {
   id: 'bare-insert',
+  isReference: true,
   label: 'bare INSERT (and NOTIFY)',
   about:
     'one prepared INSERT in node-postgres, with a NOTIFY when due now; a process that listens, and claims nothing',
@@ -58,6 +59,7 @@ export const bareInsert = {
 /** The least that being on time can be: a timer for each call, and an UPDATE that takes it. @type {Contender} */
 export const bareTimer = {
   id: 'bare-timer',
+  isReference: true,
   label: 'bare timer and UPDATE',
   about: 'a timer for each call, set in advance, and one prepared UPDATE when it fires',
 

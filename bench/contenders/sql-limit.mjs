@@ -14,6 +14,7 @@ const BATCH = 2_000;
  */
 export const sqlLimit = {
   id: 'sql-limit',
+  isReference: true,
   label: 'SQL loop in the server',
   about: `the same claims and completions in one PL/pgSQL loop, ${BATCH.toLocaleString('en')} at a time`,
 
@@ -68,7 +69,8 @@ export const sqlLimit = {
  */
 export const sqlLimitUpdate = {
   id: 'sql-limit-update',
-  label: 'SQL loop, claims update in place',
+  isReference: true,
+  label: 'SQL loop, updating in place',
   about: `claims by HOT update and one delete, in one PL/pgSQL loop, ${BATCH.toLocaleString('en')} at a time`,
 
   async prepare({ client }) {

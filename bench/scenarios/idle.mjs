@@ -19,8 +19,8 @@ export const idle = {
   name: 'idle',
   title: '100 handlers, 200,000 calls due tomorrow, nothing to do: statements per second',
   contenders: [futureCall, graphileWorker, pgBossDefault, bullmq],
-  // BullMQ's and pg-boss' connections of ten processes are more than a server takes by default.
-  variants: [{ name: ONE }, { name: TEN, only: [futureCall.id, graphileWorker.id] }],
+  // The peers' connections of ten processes are more than a server takes by default.
+  variants: [{ name: ONE }, { name: TEN, only: [futureCall.id] }],
   metrics: { statements: { label: 'statements/s', better: 'lower', digits: 2 } },
   // It counts; it does not time.
   runs: 1,

@@ -6,7 +6,10 @@ import { compile } from 'vega-lite';
 const OURS = 'future-call';
 const FONT = 'system-ui, -apple-system, "Segoe UI", Helvetica, Arial, sans-serif';
 
-/** A README is read in light and in dark: what is text follows the reader, what is a bar is seen on both. */
+/** Seen on light and on dark. */
+const COLORS = { ours: '#e0234e', peer: '#8b949e', reference: '#8b949e66' };
+
+/** A README is read in light and in dark: text follows the reader. */
 const STYLE = `<style>
   text { fill: #1f2328 } .mark-text.role-axis-label text, .role-title-subtitle text { fill: #59636e }
   @media (prefers-color-scheme: dark) {
@@ -27,7 +30,7 @@ export async function draw(scenario, cells) {
     .map(({ contender, variant, median }) => ({
       label: contender.label,
       variant,
-      isOurs: contender.id === OURS,
+      kind: contender.id === OURS ? 'ours' : contender.isReference ? 'reference' : 'peer',
       value: median[name],
       text: text(median[name], metric.digits),
     }))
@@ -46,10 +49,10 @@ export async function draw(scenario, cells) {
         mark: { type: 'bar', cornerRadiusEnd: 3, height: 15 },
         encoding: {
           color: {
-            field: 'isOurs',
+            field: 'kind',
             type: 'nominal',
             legend: null,
-            scale: { domain: [true, false], range: ['#e0234e', '#8b949e'] },
+            scale: { domain: Object.keys(COLORS), range: Object.values(COLORS) },
           },
         },
       },

@@ -65,7 +65,7 @@ function describeGoal({ text, value, unit, target, met }) {
 
 /** @param {Cell} cell @param {string} error */
 const describeError = ({ contender, variant }, error) =>
-  `  ! ${[contender.label, variant].filter(Boolean).join(', ')}: ${error}`;
+  `  ! ${[contender.label, variant].filter(Boolean).join(', ')}: ${error.split('\n')[0]}`;
 
 /** @param {{ header: string, of: (cell: Cell) => string, isText?: boolean }[]} columns @param {Cell[]} cells */
 function table(columns, cells) {
