@@ -37,6 +37,9 @@ export interface SessionListener {
 /** Longest wait between two attempts to reconnect; also capped below `rescueAfter / 2`. */
 const MAX_BACKOFF = 2_000;
 
+/** How long the last statements may take, in milliseconds. */
+const GOODBYE = 3_000;
+
 /** A connection that lasted this long, in milliseconds, resets the wait. */
 const STABLE_AFTER = 5_000;
 
@@ -144,6 +147,8 @@ export class FutureCallSession {
     const connection = this.connection;
     if (connection === undefined) return;
     this.connection = undefined;
+    // Nobody looks any more, so nobody would notice a connection that swallows everything.
+    const deadline = setTimeout(() => connection.destroy(), GOODBYE);
     try {
       await connection.query(this.statements.deregister, [this.me.id]);
       await connection.query(this.statements.unlock, [this.lockClass, this.me.id]);
@@ -153,6 +158,8 @@ export class FutureCallSession {
       this.logger.warn(
         `Instance ${this.me.id} could not say goodbye (${messageOf(error)}); another instance will clean up after it.`,
       );
+    } finally {
+      clearTimeout(deadline);
     }
   }
 
