@@ -1,3 +1,4 @@
+import { AsyncLocalStorage } from 'node:async_hooks';
 import {
   Controller,
   Inject,
@@ -327,6 +328,26 @@ describe('a handler', () => {
     await service.callWithDelay(Countdown, 3, 0);
     const seen = [await nextReport(), await nextReport(), await nextReport(), await nextReport()];
     expect(new Set(seen)).toEqual(new Set([0, 1, 2, 3]));
+  });
+});
+
+describe('the asynchronous context', () => {
+  it('of who schedules does not reach the handler', async () => {
+    const storage = new AsyncLocalStorage<string>();
+    @FutureCall('context')
+    class Context {
+      invoke() {
+        report(storage.getStore());
+      }
+    }
+    const { service } = await bootApp(database, { providers: [Context], options: { concurrency: 1 } });
+    await storage.run('who schedules', async () => {
+      for (let i = 0; i < 3; i++) await service.callWithDelay(Context, null, 0);
+      await service.callWithDelay(Context, null, 5);
+    });
+    const seen = [];
+    for (let i = 0; i < 4; i++) seen.push(await nextReport());
+    expect(seen).toEqual([undefined, undefined, undefined, undefined]);
   });
 });
 
