@@ -16,6 +16,7 @@ const boots = (migrate: boolean, typeorm: PostgresOptions) => async (database: T
 const WAYS = {
   'migrate: true': boots(true, {}),
   'migrations at boot': boots(false, { migrations, migrationsRun: true }),
+  'migrations at boot, migrate: true': boots(true, { migrations, migrationsRun: true }),
   'migrations by the CLI': async (database: TestDatabase) => {
     const dataSource = await connect(database, { migrations });
     await dataSource.runMigrations();
