@@ -199,8 +199,11 @@ function valueOf(text: string): unknown {
 
 /** `GET /outbox` and so on, from the decorators of the sample's controllers. */
 function sampleRoutes(): string[] {
-  const files = fs.readdirSync(path.join(ROOT, 'sample'), { recursive: true, encoding: 'utf8' });
-  return files
+  // Not into what a run of the sample leaves: its database, and what was compiled.
+  const folders = fs.readdirSync(path.join(ROOT, 'sample'), { withFileTypes: true });
+  return folders
+    .filter((entry) => entry.isDirectory() && !/^\.|^dist$/.test(entry.name))
+    .flatMap(({ name }) => fs.readdirSync(path.join(ROOT, 'sample', name)).map((file) => `${name}/${file}`))
     .filter((file) => file.endsWith('.controller.ts'))
     .flatMap((file) => {
       const source = read(path.join('sample', file));
