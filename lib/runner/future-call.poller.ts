@@ -1,4 +1,5 @@
 import { Inject, Injectable, Logger } from '@nestjs/common';
+import { sleep } from '../common/sleep.js';
 import { parseTimestamp } from '../common/timestamp.js';
 import { FUTURE_CALL_OPTIONS, type ResolvedOptions } from '../future-call.options.js';
 import type { LocalPoller } from '../future-call.wake.js';
@@ -12,6 +13,8 @@ import { NOTIFICATION_SEPARATOR } from '../store/future-call.sql.js';
 import { FutureCallExecutor, type Capacity } from './future-call.executor.js';
 
 const FROM_THE_START: Watermark = { dueAt: '-infinity', id: '0' };
+/** How long to wait after a claim that the server refused, in milliseconds. */
+const RETRY_AFTER = 1_000;
 const YEAR_ONE = Date.parse('0001-01-01T00:00:00Z');
 
 /** What the poller knows of one handler's calls. */
@@ -44,6 +47,9 @@ export class FutureCallPoller implements LocalPoller {
   private clockOffset: number | undefined;
   private served = 1;
   private isStopped = true;
+  private readonly stopped = new AbortController();
+  /** Why the last claim failed: told once. */
+  private failure: string | undefined;
 
   constructor(
     @Inject(FUTURE_CALL_OPTIONS) private readonly options: ResolvedOptions,
@@ -66,6 +72,7 @@ export class FutureCallPoller implements LocalPoller {
   /** Claims nothing any more, and waits for the claim that is on its way. */
   async stop(): Promise<void> {
     this.isStopped = true;
+    this.stopped.abort();
     clearInterval(this.pollTimer);
     this.disarm();
     await this.claiming;
@@ -113,7 +120,7 @@ export class FutureCallPoller implements LocalPoller {
     const requests = this.requests(capacity);
     if (!requests.some(({ name }) => this.byName.get(name)!.mayHaveDue)) return;
     this.claiming = this.claim(requests, capacity.total)
-      .catch((error: unknown) => this.logger.debug(`A claim failed: ${String(error)}`))
+      .catch((error: unknown) => this.claimFailed(error))
       .finally(() => {
         this.claiming = undefined;
         this.claimIfWorthwhile();
@@ -140,6 +147,7 @@ export class FutureCallPoller implements LocalPoller {
     // Since the sending, not the answer: this clock may be ahead of the database's, which costs a claim too many, but
     // not behind, which would make calls late.
     this.clockOffset = now - sentAt;
+    this.failure = undefined;
     this.disarm();
     this.arm(nextDueAt);
 
@@ -169,6 +177,15 @@ export class FutureCallPoller implements LocalPoller {
       ];
     }
     if (calls.length > 0) this.executor.accept(calls);
+  }
+
+  private async claimFailed(error: unknown): Promise<void> {
+    // Without a session there will be another one, and everything is looked for again.
+    if (!this.session.isOpen) return;
+    const reason = String(error);
+    if (reason !== this.failure) this.logger.error(`Claiming fails, and is tried every second: ${reason}`);
+    this.failure = reason;
+    await sleep(RETRY_AFTER, this.stopped.signal);
   }
 
   private reannounce(handler: PolledHandler): void {

@@ -10,6 +10,13 @@ import {
   UNLESS_PENDING,
 } from './future-call.sql.js';
 
+/** The columns of a running call, by name: a column that a later release adds must not get in the way of this one. */
+const RUNNING = (alias?: string) =>
+  `id, attempt, ${CALL}, instance_id, claim, claimed_at`
+    .split(', ')
+    .map((column) => (alias === undefined ? column : `${alias}.${column}`))
+    .join(', ');
+
 /** How many outcomes are deleted in one statement: other statements come in between. */
 export const PRUNE_BATCH = 1_000;
 
@@ -70,7 +77,8 @@ export function engineStatements(tables: FutureCallTables) {
      * $7 claim, $8 the pid that the backend must have.
      *
      * Nothing is locked that is not claimed: the outer limit stops pulling from the scans, and each scan locks a row
-     * when it is pulled. By id, not by ctid: under concurrent updates ctid left rows locked but not moved.
+     * when it is pulled. By id, not by ctid: under concurrent updates ctid left rows locked but not moved. A call that
+     * somebody inserted with the id of a running one waits for that one to end.
      *
      * The last row has no id: it is how long to wait for the next call that is not due yet, by the same now() that
      * decided what is due, and how far that now() is.
@@ -86,14 +94,15 @@ export function engineStatements(tables: FutureCallTables) {
               select id from ${pending.path} call
               where call.name = handler.name
                 and (call.due_at, call.id) > (handler.since_due, handler.since_id) and call.due_at <= now()
-              order by call.due_at, call.id limit handler.free for update skip locked
+                and not exists (select from ${running.path} twin where twin.id = call.id)
+              order by call.due_at, call.id limit handler.free for update of call skip locked
             ) due
             limit $5::int
           )) and pg_backend_pid() = $8::int
           returning id, attempt, ${CALL}
         ), claimed as (
           insert into ${running.path} (id, attempt, instance_id, claim, ${CALL})
-          select id, attempt + 1, $6::int, $7::int, ${CALL} from moved
+          select id, least(attempt, 2147483646) + 1, $6::int, $7::int, ${CALL} from moved
           returning id, name, identifier, data, due_at, attempt
         )
         select id, name, identifier, data, due_at, attempt from claimed
@@ -118,7 +127,7 @@ export function engineStatements(tables: FutureCallTables) {
       name: 'future_call_complete_keep',
       text: `
         with gone as (
-          delete from ${running.path} r using ${byToken(1)} where ${matchesToken('r')} returning r.*
+          delete from ${running.path} r using ${byToken(1)} where ${matchesToken('r')} returning ${RUNNING('r')}
         )
         ${recordEnd(`'completed'`, 'gone.errors', `gone, (select $4::text as host, $5::int as pid) self`)}`,
     },
@@ -129,7 +138,7 @@ export function engineStatements(tables: FutureCallTables) {
         with gone as (
           delete from ${running.path} r
           using unnest($1::bigint[], $2::int[], $3::int[], $4::text[]) as token (id, instance_id, claim, error)
-          where ${matchesToken('r')} returning r.*, token.error
+          where ${matchesToken('r')} returning ${RUNNING('r')}, token.error
         )
         ${recordEnd(
           `'failed'`,
@@ -148,7 +157,7 @@ export function engineStatements(tables: FutureCallTables) {
           delete from ${running.path} r
           using unnest($1::bigint[], $2::int[], $3::int[], $4::text[], $5::float8[], $6::float8[])
             as token (id, instance_id, claim, error, delay, at)
-          where ${matchesToken('r')} returning r.*, token.error, token.delay, token.at
+          where ${matchesToken('r')} returning ${RUNNING('r')}, token.error, token.delay, token.at
         ), returned as (
           insert into ${pending.path} (id, attempt, name, identifier, data, due_at, errors, created_at)
           select id, attempt, name, identifier, data,
@@ -178,14 +187,14 @@ export function engineStatements(tables: FutureCallTables) {
     release: {
       name: 'future_call_release',
       text: `with gone as (
-          delete from ${running.path} r using ${byToken(1)} where ${matchesToken('r')} returning r.*
+          delete from ${running.path} r using ${byToken(1)} where ${matchesToken('r')} returning ${RUNNING('r')}
         ), ${giveBack}`,
     },
     /** What is claimed by instance $1 but not among the tokens: claims whose answer never arrived. */
     releaseUnknown: {
       text: `with gone as (
           delete from ${running.path} r where r.instance_id = $1::int
-            and not exists (select from ${byToken(2)} where ${matchesToken('r')}) returning r.*
+            and not exists (select from ${byToken(2)} where ${matchesToken('r')}) returning ${RUNNING('r')}
         ), ${giveBack}`,
     },
 
@@ -218,9 +227,9 @@ export function engineStatements(tables: FutureCallTables) {
     interrupt: {
       text: `
         with gone as (
-          delete from ${running.path} where instance_id = $1::int returning *
+          delete from ${running.path} where instance_id = $1::int returning ${RUNNING()}
         ), judged as (
-          select gone.*, i.host, i.pid, coalesce((i.handlers ->> gone.name)::int > gone.attempt, false) as again,
+          select ${RUNNING('gone')}, i.host, i.pid, coalesce((i.handlers ->> gone.name)::int > gone.attempt, false) as again,
             ${withError(`jsonb_build_object('attempt', gone.attempt, 'at', ${NOW_AS_ISO}, 'name', 'Interrupted', 'message', $2::text)`)} as history
           from gone left join ${instance.path} i on i.id = gone.instance_id
         ), returned as (

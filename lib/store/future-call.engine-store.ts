@@ -1,4 +1,5 @@
 import { Inject, Injectable } from '@nestjs/common';
+import pg from 'pg';
 import { parseTimestamp } from '../common/timestamp.js';
 import { FutureCallSessionError } from '../future-call.errors.js';
 import { FUTURE_CALL_OPTIONS, type ResolvedOptions } from '../future-call.options.js';
@@ -90,8 +91,8 @@ export class FutureCallEngineStore {
   ) {}
 
   /**
-   * Claims at most `limit` due calls. A claim without a clean result may have been committed: the session is
-   * abandoned, and what was claimed is found and released over the next one.
+   * Claims at most `limit` due calls. A claim without a clean answer may have been committed: the session is abandoned,
+   * and what was claimed is found and released over the next one.
    */
   async claim(requests: readonly ClaimRequest[], limit: number): Promise<ClaimResult> {
     const { id: instanceId } = this.session.instance;
@@ -111,7 +112,9 @@ export class FutureCallEngineStore {
         backendPid,
       ]));
     } catch (error) {
-      this.session.abandon('a claim failed, and may have been committed');
+      // An error that the server sent is an answer: it has rolled back. Anything else leaves open what it did.
+      if (!isServerError(error))
+        this.session.abandon('a claim has no clean answer, and may have been committed');
       throw error;
     }
     const [, pid, now, , nextDueAt] = rows.pop()!;
@@ -291,4 +294,9 @@ function inOrder(calls: ClaimedCall[]): ClaimedCall[] {
     a.dueAt < b.dueAt ? -1 : a.dueAt > b.dueAt ? 1 : Number(a.id) - Number(b.id);
   const isSorted = calls.every((call, i) => i === 0 || compare(calls[i - 1]!, call) <= 0);
   return isSorted ? calls : calls.toSorted(compare);
+}
+
+/** Whether the server itself sent it: it has a SQLSTATE. */
+function isServerError(error: unknown): boolean {
+  return error instanceof pg.DatabaseError && /^[0-9A-Z]{5}$/.test(error.code ?? '');
 }

@@ -256,6 +256,40 @@ describe('a call with the id of another one', () => {
     await until(async () => (await messageOf()) === 'second', 'it has failed again');
   });
 
+  it('waits while that one runs, and keeps no other one waiting', async () => {
+    const { open, opened } = gate();
+    let held = 0;
+    @FutureCall('hold')
+    class Hold {
+      invoke() {
+        held++;
+        return opened;
+      }
+    }
+    const other = gate();
+    @FutureCall('other')
+    class Other {
+      invoke() {
+        other.open();
+      }
+    }
+    const { service } = await bootApp(database, { providers: [Hold, Other], options: { pollInterval: 100 } });
+    const { id } = await service.callWithDelay(Hold, null, 0);
+    await until(async () => held === 1, 'it runs');
+    await database.query(
+      `insert into future_call (id, name, due_at) values ($1, 'hold', now() - interval '1 day')`,
+      [id],
+    );
+    // As many attempts as an integer can count are no obstacle either.
+    await database.query(
+      `insert into future_call (name, due_at, attempt) values ('other', now(), 2147483647)`,
+    );
+    await other.opened;
+    expect(held).toBe(1);
+    open();
+    await until(async () => held === 2, 'its twin runs too');
+  });
+
   it('whose end cannot be recorded does not keep others from being recorded', async () => {
     await database.query(`
       create or replace function refuse() returns trigger language plpgsql as $$ begin
