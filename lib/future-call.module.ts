@@ -86,6 +86,10 @@ export class FutureCallModule {
           `FutureCallService is global and needs no import.`,
       );
     }
+    // Nest's hooks run from the largest distance to the smallest at boot, and back when the app closes. The root module
+    // has 1. So we begin when the whole app has booted, and drain before anything that a handler uses is destroyed:
+    // the providers of the root module, and of modules that it imports after this one, too.
+    for (const module of own) module.distance = 0;
     if (options === undefined) {
       throw new FutureCallOptionsError(
         `FutureCallModule is imported as it is. Import FutureCallModule.forRoot() in the root module instead.`,

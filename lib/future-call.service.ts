@@ -210,7 +210,7 @@ export class FutureCallService {
   private nameOf(handler: unknown): string {
     if (typeof handler === 'function') {
       const name = this.registry.nameOf(handler);
-      this.requireKnown(name);
+      this.requireKnown(name, handler);
       return name;
     }
     const problem = labelProblem(handler);
@@ -223,8 +223,9 @@ export class FutureCallService {
     return handler as string;
   }
 
-  private requireKnown(name: string): void {
-    if (this.options.execute && this.options.unknownNames === 'refuse') this.registry.requireKnown(name);
+  private requireKnown(name: string, target?: { readonly name: string }): void {
+    if (!this.options.execute || this.options.unknownNames === 'accept') return;
+    this.registry.requireKnown(name, target);
   }
 
   /** The caller's manager, if it is one of our data source: a call in another database would be lost. */

@@ -28,14 +28,17 @@ export class FutureCallRegistry {
     );
   }
 
-  /** Throws `UnknownFutureCallError`, with the names that are known. */
-  requireKnown(name: string): void {
+  /** Throws `UnknownFutureCallError`, with the names that are known. `target`: the class that was given, if one was. */
+  requireKnown(name: string, target?: { readonly name: string }): void {
     if (this.found?.has(name)) return;
     const { handlers } = this;
     if (handlers.has(name)) return;
     const known = [...handlers.keys()].toSorted().map((one) => `"${one}"`);
     throw new UnknownFutureCallError(
-      `No handler for "${name}". Add @FutureCall('${name}') to a provider class and the class to a module's providers, ` +
+      `No handler for "${name}". ` +
+        (target === undefined
+          ? `Add @FutureCall('${name}') to a provider class and the class to a module's providers, `
+          : `Add ${target.name} to a module's providers, `) +
         `or set unknownNames: 'accept' if it runs in another process. ` +
         `Known here: ${known.length === 0 ? 'none' : known.join(', ')}.`,
     );
