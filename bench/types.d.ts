@@ -77,6 +77,8 @@ export interface Metric {
 export interface Lab {
   readonly server: TemporaryPostgres;
   readonly quick: boolean;
+  /** It has been interrupted, or is done. */
+  readonly isClosing: boolean;
   /** A size: the full one, or a small one with `--quick`. */
   size(full: number, quick: number): number;
   /** Replaces the progress line. */

@@ -9,9 +9,13 @@ export async function openLab({ quick, progress, profile }) {
   const server = await temporaryPostgres();
   const admin = await connect(server.url);
   let databases = 0;
+  let closing;
 
   return {
     server,
+    get isClosing() {
+      return closing !== undefined;
+    },
     quick,
     progress,
     size: (full, small) => (quick ? small : full),
@@ -78,11 +82,13 @@ export async function openLab({ quick, progress, profile }) {
       };
     },
 
-    async close() {
-      await killAll();
-      await admin.end();
-      await server.stop();
-    },
+    /** Ends everything that was started; does so once. */
+    close: () =>
+      (closing ??= (async () => {
+        await killAll();
+        await admin.end();
+        await server.stop();
+      })()),
   };
 }
 

@@ -1,5 +1,6 @@
 // The suite itself; `bench/run.mjs` starts it under the Node that everybody is measured on.
 import fs from 'node:fs/promises';
+import os from 'node:os';
 import path from 'node:path';
 import { parseArgs } from 'node:util';
 import { scenarios } from '../scenarios/index.mjs';
@@ -51,9 +52,9 @@ const lab = await openLab({ quick: values.quick, progress, profile: values.profi
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) {
   process.once(signal, async () => {
     clearProgress();
-    // Whatever waits for an answer of these will not get one; the process ends here.
-    await lab.close().catch(() => {});
-    process.exit(130);
+    // What is being measured fails by that.
+    await lab.close();
+    process.exit(128 + os.constants.signals[signal]);
   });
 }
 
@@ -74,6 +75,8 @@ try {
     });
     const goals = scenario.goals?.(results) ?? [];
     console.log(`${describe(scenario, cells, goals)}\n`);
+    // Slow is no failure; not measured is.
+    if (cells.some(({ errors }) => errors.length > 0)) process.exitCode = 1;
     report.scenarios[scenario.name] = {
       title: scenario.title,
       metrics: scenario.metrics,
@@ -92,6 +95,8 @@ try {
       await fs.writeFile(path.join(values.plots, `${scenario.name}.svg`), await draw(scenario, cells));
     }
   }
+} catch (error) {
+  if (!lab.isClosing) throw error;
 } finally {
   await lab.close();
 }

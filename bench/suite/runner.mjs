@@ -32,6 +32,7 @@ export async function runScenario(lab, scenario, { runs, only }) {
           await lab.withDatabase((database) => scenario.measure(lab, contender, database, variant)),
         );
       } catch (error) {
+        if (lab.isClosing) throw error; // interrupted
         // The others are worth measuring all the same.
         errors.push(error instanceof Error ? error.message : String(error));
       }
