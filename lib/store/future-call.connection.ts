@@ -45,10 +45,14 @@ export class FutureCallConnection {
     });
   }
 
-  /** Connects with the data source's own options, or to `url`. */
+  /** Connects with the data source's own options, or to `url`, unless the signal is aborted before. */
   static async open(
     dataSource: DataSource,
-    { url, applicationName }: { url?: string | undefined; applicationName: string },
+    {
+      url,
+      applicationName,
+      signal,
+    }: { url?: string | undefined; applicationName: string; signal?: AbortSignal },
   ): Promise<FutureCallConnection> {
     const client = new pg.Client({
       ...(url === undefined ? poolOptions(dataSource) : { connectionString: url }),
@@ -63,13 +67,17 @@ export class FutureCallConnection {
     });
     ignoreQueryTimeout(client);
     const connection = new FutureCallConnection(client);
+    const giveUp = () => connection.destroy();
+    signal?.addEventListener('abort', giveUp);
     try {
       await client.connect();
+      return connection;
     } catch (error) {
       connection.destroy();
       throw error;
+    } finally {
+      signal?.removeEventListener('abort', giveUp);
     }
-    return connection;
   }
 
   /** The backend's pid as the server announced it when we connected. A pooler announces another one. */

@@ -65,6 +65,14 @@ export function engineStatements(tables: FutureCallTables) {
     register: {
       text: `insert into ${instance.path} (id, host, pid, poll_interval, handlers) values ($1, $2, $3, $4, $5::text::jsonb)`,
     },
+    /** Ends whoever holds the lock of instance $2 and has signed with its name, $3: not a rescuer. $1 the table's oid. */
+    terminateOwnBackends: {
+      text: `
+        select pg_terminate_backend(a.pid) from pg_stat_activity a join pg_locks l on l.pid = a.pid
+        where l.locktype = 'advisory' and l.classid = $1::bigint::oid and l.objid = $2::bigint::oid and l.objsubid = 2
+          and l.granted and l.database = (select oid from pg_database where datname = current_database())
+          and a.application_name = $3 and a.pid <> pg_backend_pid()`,
+    },
     isRegistered: { text: `select exists (select from ${instance.path} where id = $1)` },
     /** The instance's row goes last, and only when nothing runs under it: while it is there, a rescuer looks after it. */
     deregister: {

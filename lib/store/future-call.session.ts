@@ -37,6 +37,9 @@ export interface SessionListener {
 /** Longest wait between two attempts to reconnect; also capped below `rescueAfter / 2`. */
 const MAX_BACKOFF = 2_000;
 
+/** How long a new connection may take until it is in use, in milliseconds. Nobody looks at it before. */
+const READY_WITHIN = 10_000;
+
 /** How long the last statements may take, in milliseconds. */
 const GOODBYE = 3_000;
 
@@ -58,7 +61,9 @@ export class FutureCallSession {
   private oid = 0;
   private handlers = '';
   private me!: InstanceIdentity;
-  private backend = { pid: 0, startedAt: '' };
+  /** The instance that the listener knows of: not the one that an attempt to reconnect has just become. */
+  private knownAs = 0;
+  private backend = 0;
   private answeredAt = -Infinity;
   private openedAt = 0;
   private failures = 0;
@@ -89,7 +94,7 @@ export class FutureCallSession {
   }
 
   get backendPid(): number {
-    return this.backend.pid;
+    return this.backend;
   }
 
   get isOpen(): boolean {
@@ -109,14 +114,7 @@ export class FutureCallSession {
     this.listener = listener;
     this.handlers = JSON.stringify(handlers);
     this.statementsOf = engineStatements(await this.schema.ready());
-    const connection = await this.open();
-    try {
-      await this.becomeInstance(connection);
-    } catch (error) {
-      connection.destroy();
-      throw error;
-    }
-    this.use(connection);
+    this.use(await this.open((connection) => this.becomeInstance(connection)));
   }
 
   /** Runs a statement of the engine. Rejects with `FutureCallSessionError` while there is no connection. */
@@ -173,18 +171,28 @@ export class FutureCallSession {
     if (sentAt > this.answeredAt) this.answeredAt = sentAt;
   }
 
-  private async open(): Promise<FutureCallConnection> {
+  /** A connection that is ready for use: what `prepare` does is part of opening it. */
+  private async open(
+    prepare: (connection: FutureCallConnection) => Promise<void>,
+  ): Promise<FutureCallConnection> {
+    const signal = AbortSignal.any([this.stopped.signal, AbortSignal.timeout(READY_WITHIN)]);
     const connection = await FutureCallConnection.open(this.dataSource, {
       url: this.options.sessionUrl,
       applicationName: 'future-call instance',
+      signal,
     });
+    const giveUp = () => connection.destroy();
+    signal.addEventListener('abort', giveUp);
     try {
       await this.refusePooler(connection);
       await configureSession(connection, this.options.rescueAfter);
+      await prepare(connection);
       return connection;
     } catch (error) {
       connection.destroy();
       throw error;
+    } finally {
+      signal.removeEventListener('abort', giveUp);
     }
   }
 
@@ -209,6 +217,8 @@ export class FutureCallSession {
     this.openedAt = performance.now();
     connection.onNotification((payload) => this.listener.notified(payload));
     this.connection = connection;
+    this.knownAs = this.me.id;
+    this.backend = connection.announcedPid;
     void connection.gone.then((error) => {
       // Our own goodbye comes with the reference already gone.
       if (this.connection !== connection) return;
@@ -224,6 +234,7 @@ export class FutureCallSession {
     } = await connection.query(this.statements.newInstanceId);
     this.me = { id: Number(row![0]), host: hostname(), pid: process.pid };
     this.oid = Number(row![1]);
+    await this.signConnection(connection);
     // Lock before registering: an instance that dies in between must look dead, not idle.
     if (!(await this.takeLock(connection))) {
       throw new FutureCallSessionError(
@@ -242,14 +253,12 @@ export class FutureCallSession {
   }
 
   private async listen(connection: FutureCallConnection): Promise<void> {
-    await connection.query(this.statements.listen(this.oid));
-    const {
-      rows: [row],
-    } = await connection.query({
-      text: 'select pid, backend_start from pg_stat_activity where pid = pg_backend_pid()',
-    });
-    this.backend = { pid: Number(row![0]), startedAt: row![1] ?? '' };
-    this.answeredAt = performance.now();
+    const { sentAt } = await connection.query(this.statements.listen(this.oid));
+    this.answeredAt = sentAt;
+  }
+
+  /** Writes on the connection whose it is: for people, and for ourselves, when we lose it. */
+  private async signConnection(connection: FutureCallConnection): Promise<void> {
     await connection.query({ text: `select set_config('application_name', $1, false)` }, [
       `future-call instance ${this.me.id}`,
     ]);
@@ -285,16 +294,9 @@ export class FutureCallSession {
 
   /** Throws when no connection could be made. One that was made and breaks is noticed as any other. */
   private async restore(): Promise<void> {
-    const connection = await this.open();
-    let sameInstance: boolean;
-    try {
-      sameInstance = await this.resume(connection);
-      if (sameInstance) await this.listen(connection);
-      else await this.becomeInstance(connection);
-    } catch (error) {
-      connection.destroy();
-      throw error;
-    }
+    const connection = await this.open((opened) => this.resume(opened));
+    // Whatever happened in this attempt: an earlier one may have become an instance, and broken before it was used.
+    const sameInstance = this.me.id === this.knownAs;
     this.use(connection);
     try {
       await this.listener.restored(sameInstance);
@@ -304,25 +306,25 @@ export class FutureCallSession {
     }
   }
 
-  /** Takes the same instance's lock again. False when the instance was rescued meanwhile. */
-  private async resume(connection: FutureCallConnection): Promise<boolean> {
+  /** Takes the same instance's lock again, or becomes a new instance if this one was rescued meanwhile. */
+  private async resume(connection: FutureCallConnection): Promise<void> {
+    await this.signConnection(connection);
     while (!(await this.takeLock(connection))) {
-      // The old backend still lives and does not know that its client is gone, or a rescuer is at work on us.
-      await connection.query(
-        {
-          text: 'select pg_terminate_backend(pid) from pg_stat_activity where pid = $1::int and backend_start = $2::timestamptz',
-        },
-        [this.backend.pid, this.backend.startedAt],
-      );
+      // An old backend of ours still lives and does not know that its client is gone, or a rescuer is at work on us.
+      await connection.query(this.statements.terminateOwnBackends, [
+        this.oid,
+        this.me.id,
+        `future-call instance ${this.me.id}`,
+      ]);
       await sleep(20, this.stopped.signal);
-      if (this.stopped.signal.aborted) throw new FutureCallSessionError('The instance is stopping.');
     }
     // In the next statement: in one with the lock, both would read one snapshot, older than the lock, and see a row
     // that a rescuer has deleted.
     const {
       rows: [row],
     } = await connection.query(this.statements.isRegistered, [this.me.id]);
-    return row![0] === 't';
+    if (row![0] === 't') await this.listen(connection);
+    else await this.becomeInstance(connection);
   }
 }
 
