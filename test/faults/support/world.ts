@@ -47,6 +47,7 @@ export interface Ended {
 /** A database, processes that run calls in it, and one that only schedules them: this one. */
 export class World {
   readonly #cleanups: (() => unknown)[] = [];
+  readonly #apps: AppProcess[] = [];
 
   private constructor(
     readonly database: TestDatabase,
@@ -113,6 +114,7 @@ export class World {
         ...env,
       },
     });
+    this.#apps.push(app);
     this.onEnd(() => app.kill());
     return app;
   }
@@ -185,6 +187,11 @@ export class World {
       `all ${ids.length} calls have an outcome`,
       timeout,
     ).catch(async (error: unknown) => {
+      console.log(
+        await this.database.query(
+          'select pid, application_name, state, wait_event_type, wait_event, left(query, 100) as query, now() - state_change as since, pg_blocking_pids(pid) as blocked from pg_stat_activity where datname = current_database()',
+        ),
+      );
       const missing = ids.filter((id) => !last.some((ended) => ended.id === id)).slice(0, 20);
       const where = await this.describe();
       throw new Error(`These have none: ${missing.join(', ')}\n${where}`, { cause: error });
@@ -266,12 +273,16 @@ export class World {
     return Number(row!.n);
   }
 
-  /** Where the calls are, for the message of a failure. */
+  /** Where the calls are, and what the apps said last: for the message of a failure. */
   async describe(): Promise<string> {
-    const [row] = await this.database.query(`
-      select (select json_agg(t) from (select * from future_call limit 10) t) as pending,
-        (select json_agg(t) from (select * from future_call_running limit 10) t) as running,
-        (select json_agg(t) from (select id, pid from future_call_instance) t) as instances`);
-    return JSON.stringify(row, undefined, 1);
+    const where = await this.database.query(
+      `select 'pending' as place, id, name, attempt, null as instance_id, due_at from future_call union all
+       select 'running', id, name, attempt, instance_id, due_at from future_call_running union all
+       select 'instance', id, host, pid, id, started_at from future_call_instance order by 1, 2 limit 30`,
+    );
+    const outputs = this.#apps.map(
+      ({ pid, output }) => `${pid}: ${output.split('\n').slice(8).join('\n').slice(-1_500)}`,
+    );
+    return [...where.map((row) => JSON.stringify(row)), ...outputs].join('\n');
   }
 }

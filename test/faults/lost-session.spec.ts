@@ -1,0 +1,245 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { describe, expect, it } from 'vitest';
+import type { AppProcess } from '../support/processes.js';
+import { until } from '../support/until.js';
+import { inWorld } from './support/in-world.js';
+import type { Ended } from './support/world.js';
+
+const times = (app: AppProcess, pattern: RegExp) => app.output.match(new RegExp(pattern, 'g'))?.length ?? 0;
+
+/** How many have ended in which way, and in which attempt. */
+function tally(ended: readonly Ended[]): Record<string, number> {
+  const counts: Record<string, number> = {};
+  for (const { outcome, attempt } of ended) {
+    const key = `${outcome} ${attempt}`;
+    counts[key] = (counts[key] ?? 0) + 1;
+  }
+  return counts;
+}
+
+const LOST = /Instance \d+ lost its session, and reconnects/;
+const BACK = /Instance \d+ has its session back/;
+
+describe('An instance whose session is ended', () => {
+  it.concurrent(
+    'lets its handlers go on, takes the same lock again and records how they end: nothing is interrupted',
+    inWorld(async (world) => {
+      const [app, bystander] = await Promise.all([world.run(), world.run({ handlers: {} })]);
+      const instance = await world.instanceOf(app);
+      const ids = await world.scheduleMany(3, 'call', { hold: true });
+      await app.waitForCount('holding', 3);
+      await world.terminateSession(instance);
+      await app.waitForOutput(BACK);
+      app.send({ type: 'release' });
+      const ended = await world.untilEnded(ids);
+      expect(ended.map(({ outcome, attempt }) => [outcome, attempt])).toEqual(
+        ids.map(() => ['completed', 1]),
+      );
+
+      expect(await world.instanceOf(app)).toBe(instance);
+      expect([times(app, LOST), times(app, BACK)]).toEqual([1, 1]);
+      expect(app.messages.filter(({ type }) => type === 'aborted')).toEqual([]);
+      expect(bystander.messages.filter(({ type }) => type === 'rescued')).toEqual([]);
+    }),
+  );
+
+  it.concurrent(
+    'records an end that came while it had none, and a retry too',
+    inWorld(async (world) => {
+      const proxy = await world.proxy();
+      const app = await world.run({ proxy });
+      const ids = [
+        await world.schedule('call', { hold: true }),
+        await world.schedule('call', { hold: true, fail: 1 }),
+        await world.schedule('again', { hold: true, fail: 1 }),
+      ];
+      await app.waitForCount('holding', 3);
+      proxy.refuses = true;
+      proxy.cut();
+      await app.waitForOutput(LOST);
+      app.send({ type: 'release' });
+      await app.waitForCount('ended', 3);
+      proxy.refuses = false;
+      const ended = await world.untilEnded(ids);
+      expect(ended.map(({ outcome, attempt }) => `${outcome} ${attempt}`)).toEqual([
+        'completed 1',
+        'failed 1',
+        'completed 2',
+      ]);
+    }),
+  );
+
+  it.concurrent(
+    'runs every call once although all its backends are ended every 2 s, twenty times, while calls flow',
+    inWorld(async (world) => {
+      // Coming back must not take this long, also on a machine with much to do.
+      const options = { rescueAfter: 4_000 };
+      const apps = await Promise.all([world.run({ options }), world.run({ options })]);
+      const ids: string[] = [];
+      for (let round = 0; round < 20; round++) {
+        ids.push(...(await world.scheduleMany(40, 'call')));
+        for (let i = 0; i < 20; i++) ids.push(await world.schedule('call', null, i * 100));
+        const [ended] = await world.database.query<{ n: string }>(
+          `select count(pg_terminate_backend(pid)) as n from pg_stat_activity
+           where datname = current_database() and (application_name = 'fault app' or application_name like 'future-call instance%')`,
+        );
+        expect(Number(ended!.n)).toBeGreaterThanOrEqual(2);
+        await sleep(2_000);
+      }
+      const ended = await world.untilEnded(ids);
+      expect(tally(ended)).toEqual({ 'completed 1': ids.length });
+      expect(await world.count('from started')).toBe(ids.length);
+      for (const app of apps) {
+        await until(async () => times(app, BACK) === times(app, LOST), 'it has its session back');
+        expect(times(app, LOST)).toBeGreaterThan(10);
+        expect(app.messages.filter(({ type }) => type === 'rescued')).toEqual([]);
+      }
+    }),
+  );
+});
+
+describe('An instance whose connection swallows everything', () => {
+  it.concurrent(
+    'notices, ends its old backend and goes on with the same lock: nothing is interrupted',
+    inWorld(async (world) => {
+      const proxy = await world.proxy();
+      const [app, bystander] = await Promise.all([world.run({ proxy }), world.run({ handlers: {} })]);
+      const instance = await world.instanceOf(app);
+      const ids = await world.scheduleMany(3, 'call', { hold: true });
+      await app.waitForCount('holding', 3);
+      const backend = await world.backendOf(instance);
+      proxy.freeze();
+      await app.waitForOutput(BACK);
+      expect(await world.count(`from pg_stat_activity where pid = ${backend}`)).toBe(0);
+      app.send({ type: 'release' });
+      const ended = await world.untilEnded(ids);
+      expect(ended.map(({ outcome }) => outcome)).toEqual(ids.map(() => 'completed'));
+      expect(await world.instanceOf(app)).toBe(instance);
+      expect(bystander.messages.filter(({ type }) => type === 'rescued')).toEqual([]);
+      // What was kept back finds a backend that has ended.
+      proxy.thaw();
+      expect(await world.untilEnded([await world.schedule('call')])).toMatchObject([
+        { outcome: 'completed' },
+      ]);
+    }),
+  );
+
+  it.concurrent(
+    'and that is gone too: PostgreSQL ends the session, which frees the lock, and its calls are interrupted',
+    inWorld(async (world) => {
+      const proxy = await world.proxy();
+      const [app, bystander] = await Promise.all([world.run({ proxy }), world.run({ handlers: {} })]);
+      const instance = await world.instanceOf(app);
+      const id = await world.schedule('call', { hold: true });
+      await app.waitFor('holding');
+      // Neither side hears that the other one has ended: what keepalives do not see, behind a proxy for one.
+      proxy.freeze({ alsoNew: true });
+      await app.kill();
+      expect(await world.untilEnded([id], 120_000)).toMatchObject([{ outcome: 'interrupted', pid: app.pid }]);
+      await bystander.waitFor('rescued');
+      expect(await world.backendOf(instance)).toBeUndefined();
+    }),
+  );
+
+  it.concurrent(
+    'long enough to be taken for dead: when the bytes come, its ends are fenced, and correct only an outcome that was a guess',
+    inWorld(async (world) => {
+      const proxy = await world.proxy();
+      const [zombie, heir] = await Promise.all([
+        world.run({ proxy, handlers: { call: {}, again: { attempts: 5 } } }),
+        world.run({ handlers: {} }),
+      ]);
+      const call = await world.schedule('call', { hold: true });
+      const again = await world.schedule('again', { hold: true });
+      await zombie.waitForCount('holding', 2);
+      proxy.freeze({ alsoNew: true });
+      // The ends of both are on their way now.
+      zombie.send({ type: 'release' });
+      await zombie.waitForCount('ended', 2);
+      await heir.waitFor('rescued', { timeout: 120_000 });
+      expect(await world.untilEnded([call])).toMatchObject([{ outcome: 'interrupted' }]);
+      // Only now somebody who can run it.
+      const runner = await world.run();
+      await runner.waitFor('holding');
+      expect(runner.messages.filter(({ type }) => type === 'started')).toMatchObject([
+        { id: again, attempt: 2 },
+      ]);
+
+      proxy.thaw();
+      await zombie.waitForOutput(/This process was taken for dead and goes on as instance \d+/);
+      await until(
+        async () => (await world.ended([call]))[0]!.outcome === 'completed',
+        'the guess is corrected',
+      );
+      // Its next call proves that everything it had to say before has been said.
+      expect(await world.count(`from future_call_running where id = ${again} and attempt = 2`)).toBe(1);
+      runner.send({ type: 'release' });
+      expect(await world.untilEnded([again])).toMatchObject([
+        { outcome: 'completed', attempt: 2, pid: runner.pid },
+      ]);
+    }),
+  );
+
+  it.concurrent(
+    'closes all the same, and leaves what it runs to the others',
+    inWorld(async (world) => {
+      const proxy = await world.proxy();
+      const [app, bystander] = await Promise.all([
+        world.run({ proxy, options: { shutdownTimeout: 0 } }),
+        world.run({ handlers: {} }),
+      ]);
+      const id = await world.schedule('call', { hold: true });
+      await app.waitFor('holding');
+      proxy.freeze({ alsoNew: true });
+      app.send({ type: 'close' });
+      expect(await app.exited).toEqual({ code: 0, signal: null });
+      proxy.cut();
+      expect(await world.untilEnded([id])).toMatchObject([{ outcome: 'interrupted' }]);
+      await bystander.waitFor('rescued');
+    }),
+  );
+});
+
+describe('An instance that reconnects', () => {
+  it.concurrent.for([
+    ['it is asked whether a pooler is in between', /^select pg_backend_pid/],
+    ['it takes its lock', /pg_try_advisory_lock\(/],
+    ['it listens', /^listen /],
+  ] as const)('tries again when its connection swallows everything while %s', ([, swallowed]) =>
+    inWorld(async (world) => {
+      const proxy = await world.proxy();
+      const app = await world.run({ proxy });
+      const reached = new Promise<void>((resolve) => {
+        proxy.judge = ({ statement }) => {
+          if (!swallowed.test(statement)) return 'pass';
+          proxy.judge = () => 'pass';
+          resolve();
+          return 'freeze';
+        };
+      });
+      proxy.cut();
+      await reached;
+      const id = await world.schedule('call');
+      expect(await world.untilEnded([id])).toMatchObject([{ outcome: 'completed', attempt: 1 }]);
+      expect(await app.terminate()).toEqual({ code: null, signal: 'SIGTERM' });
+    })(),
+  );
+});
+
+describe('Notifications that are lost without anybody noticing', () => {
+  it.concurrent(
+    'keep no call from running: the poll finds it',
+    inWorld(async (world) => {
+      const proxy = await world.proxy();
+      const app = await world.run({ proxy });
+      proxy.dropsNotifications = true;
+      const ids = [];
+      for (let i = 0; i < 5; i++) {
+        ids.push(await world.schedule('call', null, i * 300));
+        await world.untilEnded(ids);
+      }
+      expect(app.messages.filter(({ type }) => type === 'disconnected')).toEqual([]);
+      expect(times(app, LOST)).toBe(0);
+    }),
+  );
+});
