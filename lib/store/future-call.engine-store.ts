@@ -80,10 +80,15 @@ export interface InterruptionBackoff {
 
 const LAST_CLAIM = 2 ** 31 - 1;
 
+const UNIQUE_VIOLATION = /^23505$/;
+/** For how long claims look out for twins once there was one, in milliseconds. */
+const TWINS_LAST = 60_000;
+
 /** What the engine asks of the database, all of it on the instance's session. */
 @Injectable()
 export class FutureCallEngineStore {
   private claims = 0;
+  private besideTwinsUntil = -Infinity;
 
   constructor(
     @Inject(FUTURE_CALL_OPTIONS) private readonly options: ResolvedOptions,
@@ -98,10 +103,12 @@ export class FutureCallEngineStore {
     const { id: instanceId } = this.session.instance;
     const claim = (this.claims = this.claims === LAST_CLAIM ? 1 : this.claims + 1);
     const { backendPid } = this.session;
+    const { claim: plain, claimBesideTwins } = this.session.statements;
+    const statement = performance.now() < this.besideTwinsUntil ? claimBesideTwins : plain;
     let rows: Row[];
     let sentAt: number;
     try {
-      ({ rows, sentAt } = await this.session.query(this.session.statements.claim, [
+      ({ rows, sentAt } = await this.session.query(statement, [
         requests.map(({ name }) => name),
         requests.map(({ free }) => free),
         requests.map(({ since }) => since.dueAt),
@@ -112,9 +119,14 @@ export class FutureCallEngineStore {
         backendPid,
       ]));
     } catch (error) {
+      if (statement === plain && isServerError(error, UNIQUE_VIOLATION)) {
+        this.besideTwinsUntil = performance.now() + TWINS_LAST;
+        return this.claim(requests, limit);
+      }
       // An error that the server sent is an answer: it has rolled back. Anything else leaves open what it did.
-      if (!isServerError(error))
+      if (!isServerError(error)) {
         this.session.abandon('a claim has no clean answer, and may have been committed');
+      }
       throw error;
     }
     const [, pid, now, , nextDueAt] = rows.pop()!;
@@ -297,6 +309,6 @@ function inOrder(calls: ClaimedCall[]): ClaimedCall[] {
 }
 
 /** Whether the server itself sent it: it has a SQLSTATE. */
-function isServerError(error: unknown): boolean {
-  return error instanceof pg.DatabaseError && /^[0-9A-Z]{5}$/.test(error.code ?? '');
+function isServerError(error: unknown, sqlState = /^[0-9A-Z]{5}$/): boolean {
+  return error instanceof pg.DatabaseError && sqlState.test(error.code ?? '');
 }
