@@ -12,11 +12,11 @@ export class FutureCallRegistry {
   constructor(private readonly explorer: FutureCallExplorer) {}
 
   /**
-   * Looked for each time: while the app boots there may be more of them every time, as factories make them. Throws
+   * The handlers of the booted app, from here on: one that is loaded later would never get its calls. Throws
    * `FutureCallHandlerError` when a handler is declared wrongly.
    */
   get handlers(): ReadonlyMap<string, RegisteredHandler> {
-    return (this.found = this.explorer.explore());
+    return (this.found ??= this.explorer.explore());
   }
 
   /** The name that a handler's class was marked with. Throws `FutureCallHandlerError` when it was not. */
@@ -30,8 +30,8 @@ export class FutureCallRegistry {
 
   /** Throws `UnknownFutureCallError`, with the names that are known. `target`: the class that was given, if one was. */
   requireKnown(name: string, target?: { readonly name: string }): void {
-    if (this.found?.has(name)) return;
-    const { handlers } = this;
+    // While the app boots there may be more of them every time, as factories make them.
+    const handlers = this.found ?? this.explorer.explore();
     if (handlers.has(name)) return;
     const known = [...handlers.keys()].toSorted().map((one) => `"${one}"`);
     throw new UnknownFutureCallError(

@@ -8,7 +8,17 @@ import {
   type FactoryProvider,
   type Provider,
 } from '@nestjs/common';
-import { ContextIdFactory, REQUEST, type ContextId, type HostComponentInfo } from '@nestjs/core';
+import {
+  APP_FILTER,
+  APP_GUARD,
+  APP_INTERCEPTOR,
+  APP_PIPE,
+  ContextIdFactory,
+  LazyModuleLoader,
+  REQUEST,
+  type ContextId,
+  type HostComponentInfo,
+} from '@nestjs/core';
 import { Test } from '@nestjs/testing';
 import { TypeOrmModule } from '@nestjs/typeorm';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
@@ -276,6 +286,14 @@ describe('a handler is found', () => {
     await expect(service.callWithDelay('found', 1, 0)).rejects.toThrow(UnknownFutureCallError);
   });
 
+  it('but not in a module that is loaded when the app has booted', async () => {
+    @Module({ providers: [prefix, Found] })
+    class LateModule {}
+    const { app, service } = await bootApp(database);
+    await app.get(LazyModuleLoader).load(() => LateModule);
+    await expect(service.callWithDelay('found', 1, 0)).rejects.toThrow(UnknownFutureCallError);
+  });
+
   it('but not when its class is in no providers', async () => {
     const { service } = await bootApp(database);
     await expect(service.callWithDelay(Found, 1, 0)).rejects.toThrow(UnknownFutureCallError);
@@ -329,6 +347,43 @@ describe('a handler', () => {
     const seen = [await nextReport(), await nextReport(), await nextReport(), await nextReport()];
     expect(new Set(seen)).toEqual(new Set([0, 1, 2, 3]));
   });
+});
+
+describe("Nest's enhancers", () => {
+  it('do not concern a handler: guards, interceptors, pipes and filters are for requests', async () => {
+    const asked: string[] = [];
+    const deny = (what: string) => () => {
+      asked.push(what);
+      throw new Error(what);
+    };
+    const { service } = await bootApp(database, {
+      providers: [
+        { provide: APP_GUARD, useValue: { canActivate: deny('guard') } },
+        { provide: APP_INTERCEPTOR, useValue: { intercept: deny('interceptor') } },
+        { provide: APP_PIPE, useValue: { transform: deny('pipe') } },
+        { provide: APP_FILTER, useValue: { catch: deny('filter') } },
+        Free,
+      ],
+    });
+    await service.callWithDelay(Free, 'fails', 0);
+    await service.callWithDelay(Free, 'works', 0);
+    expect(await nextReport()).toBe('fails');
+    expect(await nextReport()).toBe('works');
+    await expect
+      .poll(() =>
+        database.query(`select errors->0->>'message' as why from future_call_outcome where name = 'free'`),
+      )
+      .toEqual([{ why: 'on purpose' }]);
+    expect(asked).toEqual([]);
+  });
+
+  @FutureCall('free', { concurrency: 1 })
+  class Free {
+    invoke(data: string) {
+      report(data);
+      if (data === 'fails') throw new Error('on purpose');
+    }
+  }
 });
 
 describe('the asynchronous context', () => {

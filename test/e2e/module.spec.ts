@@ -1,8 +1,16 @@
 import * as net from 'node:net';
-import { Injectable, Module, type DynamicModule, type ModuleMetadata } from '@nestjs/common';
+import {
+  Controller,
+  Injectable,
+  Module,
+  Post,
+  type DynamicModule,
+  type ModuleMetadata,
+} from '@nestjs/common';
 import { NestFactory } from '@nestjs/core';
-import { TypeOrmModule, type TypeOrmModuleOptions } from '@nestjs/typeorm';
+import { getRepositoryToken, TypeOrmModule, type TypeOrmModuleOptions } from '@nestjs/typeorm';
 import pg from 'pg';
+import { DataSource, type Repository } from 'typeorm';
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest';
 import {
   FutureCall,
@@ -326,6 +334,91 @@ describe('entities', () => {
     });
     await app.get(FutureCallService).callWithDelay(Receiver, 1, 0);
     expect(await next()).toBe(1);
+  });
+});
+
+describe('an app of another shape', () => {
+  it('reads and writes the tables with repositories', async () => {
+    const { Receiver, next } = receiver('repository');
+    const app = await boot({
+      imports: [
+        typeOrm(),
+        FutureCallModule.forRoot({ pollInterval: 100 }),
+        TypeOrmModule.forFeature([FutureCallEntity]),
+      ],
+      providers: [Receiver],
+    });
+    const calls = app.get<Repository<FutureCallEntity>>(getRepositoryToken(FutureCallEntity));
+    const later = await app
+      .get(FutureCallService)
+      .callWithDelay(Receiver, { a: 1 }, '1h', { identifier: 'x' });
+    expect(await calls.findOneBy({ id: later.id })).toEqual({
+      ...later,
+      data: { a: 1 },
+      attempt: 0,
+      errors: null,
+      createdAt: expect.any(Date),
+    });
+    await calls.delete(later.id);
+    await calls.insert({ name: 'repository', data: { by: 'hand' }, dueAt: new Date() });
+    expect(await next()).toEqual({ by: 'hand' });
+  });
+
+  it('serves HTTP, and schedules in a controller', async () => {
+    const { Receiver, next } = receiver('http');
+    @Controller('signup')
+    class SignupController {
+      constructor(private readonly futureCalls: FutureCallService) {}
+      @Post()
+      signUp() {
+        return this.futureCalls.callWithDelay('http', 'mail', 0);
+      }
+    }
+    @Module({
+      imports: [typeOrm(), FutureCallModule.forRoot()],
+      controllers: [SignupController],
+      providers: [Receiver],
+    })
+    class AppModule {}
+    const app = await NestFactory.create(AppModule, { logger: false, abortOnError: false });
+    onTestFinished(() => app.close());
+    await app.listen(0, '127.0.0.1');
+    const response = await fetch(`${await app.getUrl()}/signup`, { method: 'POST' });
+    expect(response.status).toBe(201);
+    const call = (await response.json()) as Record<string, unknown>;
+    expect(Object.keys(call)).toEqual(['id', 'name', 'identifier', 'dueAt']);
+    expect(await next()).toBe('mail');
+  });
+
+  it.each<[string, Partial<TypeOrmModuleOptions>]>([
+    ['a pool of one connection', { poolSize: 1 }],
+    ['replication', { replication: { master: { url: '' }, slaves: [{ url: '' }] } }],
+    ['host, user and the others instead of a URL', { url: undefined }],
+    [
+      'limits that are far too short for an engine',
+      { extra: { statement_timeout: 2_000, query_timeout: 2_000 } },
+    ],
+    ['tables that are dropped and made anew at each start', { dropSchema: true, synchronize: true }],
+    ['a name for its connections', { applicationName: 'my app' }],
+  ])('has %s', async (_what, given) => {
+    const { Receiver, next } = receiver('shape');
+    const { host, port, user, password, database: name } = new pg.Client(database.url);
+    const options = { ...given } as Record<string, unknown>;
+    if ('replication' in given) {
+      options['replication'] = { master: { url: database.url }, slaves: [{ url: database.url }] };
+    }
+    if ('url' in given) {
+      Object.assign(options, { host, port, username: user, password: password ?? undefined, database: name });
+    }
+    const app = await boot({
+      imports: [typeOrm(options), FutureCallModule.forRoot()],
+      providers: [Receiver],
+    });
+    const service = app.get(FutureCallService);
+    for (const n of [1, 2, 3]) await service.callWithDelay(Receiver, n, 0);
+    expect(new Set([await next(), await next(), await next()])).toEqual(new Set([1, 2, 3]));
+    await app.get(DataSource).transaction((manager) => service.callWithDelay(Receiver, 4, 0, { manager }));
+    expect(await next()).toBe(4);
   });
 });
 
