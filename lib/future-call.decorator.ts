@@ -53,6 +53,12 @@ export function FutureCall(name: string, options: FutureCallHandlerOptions = {})
       );
     }
     const owner = `@FutureCall('${name}') on ${target.name}`;
+    const other = futureCallMark(target);
+    if (other !== undefined) {
+      throw new FutureCallHandlerError(
+        `${owner}: the class is marked @FutureCall('${other.name}') already. Write a class for each name; one may extend the other.`,
+      );
+    }
     requireObject(owner, options);
     refuseUnknown(owner, options, ['concurrency', 'attempts', 'backoff']);
     if (options.concurrency !== undefined) concurrency(`${owner}: concurrency`, options.concurrency);

@@ -26,12 +26,10 @@ import {
   FutureCall,
   FutureCallHandlerError,
   FutureCallModule,
-  FutureCallOptionsError,
   FutureCallService,
   UnknownFutureCallError,
   type FutureCallContext,
   type FutureCallHandler,
-  type FutureCallHandlerOptions,
   type FutureCallRequest,
 } from '../../lib/index.js';
 import { bootApp } from '../support/app.js';
@@ -69,57 +67,6 @@ async function expectBootError(providers: Provider[], message: RegExp) {
   expect(error).toBeInstanceOf(FutureCallHandlerError);
   expect((error as Error).message).toMatch(message);
 }
-
-describe('@FutureCall', () => {
-  const decorate = (name: unknown, options?: unknown) => () => {
-    @FutureCall(name as string, options as FutureCallHandlerOptions)
-    class Decorated {
-      invoke() {}
-    }
-    return Decorated;
-  };
-
-  it.each([
-    ['an empty name', '', /@FutureCall\(""\) on Decorated: the name is empty/],
-    ['no name', undefined, /@FutureCall\(undefined\) on Decorated: the name is not a string/],
-    ['a number', 5, /the name is not a string/],
-    ['256 characters', 'x'.repeat(256), /the name is longer than 255 characters/],
-    ['a NUL character', 'a\0b', /the name has a NUL character/],
-    ['half a surrogate pair', 'a\ud800', /the name has half of a surrogate pair/],
-  ])('refuses %s as a name', (_what, name, message) => {
-    expect(decorate(name)).toThrow(FutureCallHandlerError);
-    expect(decorate(name)).toThrow(message);
-  });
-
-  it.each(['x', 'send reminder', 'x'.repeat(255), '😀'.repeat(255), 'ünïcödé', `"quoted" 'name'`])(
-    'takes the name %s',
-    (name) => {
-      expect(decorate(name)).not.toThrow();
-    },
-  );
-
-  it.each([
-    ['an unknown option', { concurency: 2 }, /has no option "concurency"\. Its options are concurrency/],
-    ['concurrency 0', { concurrency: 0 }, /concurrency must be a whole number from 1 to 10000, but it is 0/],
-    ['concurrency -1', { concurrency: -1 }, /but it is -1/],
-    ['concurrency 1.5', { concurrency: 1.5 }, /but it is 1\.5/],
-    ['concurrency NaN', { concurrency: NaN }, /but it is NaN/],
-    ['concurrency Infinity', { concurrency: Infinity }, /but it is Infinity/],
-    ['concurrency as text', { concurrency: '2' }, /but it is "2"/],
-    ['concurrency null', { concurrency: null }, /but it is null/],
-    ['too much concurrency', { concurrency: 10_001 }, /but it is 10001/],
-    ['null', null, /takes an object of options, not null/],
-    ['a number', 5, /takes an object of options, not number/],
-  ])('refuses %s', (_what, options, message) => {
-    expect(decorate('name', options)).toThrow(FutureCallOptionsError);
-    expect(decorate('name', options)).toThrow(message);
-    expect(decorate('name', options)).toThrow(/@FutureCall\('name'\) on Decorated/);
-  });
-
-  it('takes an option that is undefined as not given', () => {
-    expect(decorate('name', { concurrency: undefined })).not.toThrow();
-  });
-});
 
 describe('at boot', () => {
   it('two handlers with one name are refused, by their classes', async () => {
