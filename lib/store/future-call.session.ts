@@ -37,6 +37,9 @@ export interface SessionListener {
 /** Longest wait between two attempts to reconnect; also capped below `rescueAfter / 2`. */
 const MAX_BACKOFF = 2_000;
 
+/** How many reasons for not getting one are told. */
+const MAX_REASONS = 5;
+
 /** How long a new connection may take until it is in use, in milliseconds. Nobody looks at it before. */
 const READY_WITHIN = 10_000;
 
@@ -276,7 +279,7 @@ export class FutureCallSession {
     const longest = Math.min(MAX_BACKOFF, this.options.rescueAfter / 2);
     // A connection that broke as soon as it was made is one more failure, not a fresh start.
     if (performance.now() - this.openedAt > STABLE_AFTER) this.failures = 0;
-    let told: string | undefined;
+    const told = new Set<string>();
     for (;;) {
       // Full jitter: after a restart of the server all instances come back, and not at one instant.
       await sleep(Math.random() * Math.min(longest, 50 * 2 ** this.failures++), signal);
@@ -284,10 +287,12 @@ export class FutureCallSession {
       try {
         return await this.restore();
       } catch (error) {
-        // Once for each reason: a server that is away for an hour is not worth a line a second.
+        // Once for each reason: a server that is away for an hour is not worth a line a second. Two reasons may take
+        // turns, and one may have a pid in it.
         const reason = messageOf(error);
-        if (reason !== told) this.logger.warn(`Reconnecting fails, and is tried until it works: ${reason}`);
-        told = reason;
+        if (told.has(reason) || told.size === MAX_REASONS) continue;
+        this.logger.warn(`Reconnecting fails, and is tried until it works: ${reason}`);
+        told.add(reason);
       }
     }
   }
