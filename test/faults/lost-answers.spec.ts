@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { describe, expect, it } from 'vitest';
 import type { HeldAnswer, PostgresProxy } from '../support/proxy.js';
+import { BACK, told } from './support/evidence.js';
 import { inWorld } from './support/in-world.js';
 import { type World } from './support/world.js';
 
@@ -72,7 +73,7 @@ describe('When the answer never arrives', () => {
       const gone = loseFirst(notKept, named('future_call_complete'));
       await world.service.callWithDelay('brief', null, 0);
       expect((await gone).tag).toBe('DELETE 1');
-      await doesNot.waitForOutput(/has its session back/);
+      await doesNot.waitForOutput(BACK);
       await doesNot.waitForCount('ended', 1);
       expect(await world.count(`from started where name = 'brief'`)).toBe(1);
 
@@ -100,7 +101,7 @@ describe('When the answer never arrives', () => {
         },
       ]);
       expect(await attemptsOf(world, [id])).toEqual([{ call_id: id, attempts: [1, 2] }]);
-      expect(app.output).toMatch(/has its session back/);
+      expect(app.output).toMatch(BACK);
     }),
   );
 
@@ -121,7 +122,7 @@ describe('When the answer never arrives', () => {
       await barrier.open();
       expect((await lost).rows).toBe(6);
       await app.waitForOutput(/Giving back 5 calls that had not started failed/);
-      await app.waitForOutput(/has its session back/);
+      await app.waitForOutput(BACK);
       app.send({ type: 'release' });
       expect(await app.exited).toEqual({ code: 0, signal: null });
       expect(await world.untilEnded([running])).toMatchObject([{ outcome: 'completed' }]);
@@ -156,7 +157,7 @@ describe('A claim', () => {
         'failed',
         'completed',
       ]);
-      expect(app.messages.filter(({ type }) => type === 'disconnected')).toEqual([]);
+      expect(told(app, 'disconnected')).toEqual([]);
       expect(await app.terminate()).toEqual({ code: null, signal: 'SIGTERM' });
     }),
   );

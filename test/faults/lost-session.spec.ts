@@ -1,24 +1,8 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { describe, expect, it } from 'vitest';
-import type { AppProcess } from '../support/processes.js';
 import { until } from '../support/until.js';
+import { BACK, lines, LOST, NEW, tally, told } from './support/evidence.js';
 import { inWorld } from './support/in-world.js';
-import type { Ended } from './support/world.js';
-
-const times = (app: AppProcess, pattern: RegExp) => app.output.match(new RegExp(pattern, 'g'))?.length ?? 0;
-
-/** How many have ended in which way, and in which attempt. */
-function tally(ended: readonly Ended[]): Record<string, number> {
-  const counts: Record<string, number> = {};
-  for (const { outcome, attempt } of ended) {
-    const key = `${outcome} ${attempt}`;
-    counts[key] = (counts[key] ?? 0) + 1;
-  }
-  return counts;
-}
-
-const LOST = /Instance \d+ lost its session, and reconnects/;
-const BACK = /Instance \d+ has its session back/;
 
 describe('An instance whose session is ended', () => {
   it.concurrent(
@@ -37,9 +21,9 @@ describe('An instance whose session is ended', () => {
       );
 
       expect(await world.instanceOf(app)).toBe(instance);
-      expect([times(app, LOST), times(app, BACK)]).toEqual([1, 1]);
-      expect(app.messages.filter(({ type }) => type === 'aborted')).toEqual([]);
-      expect(bystander.messages.filter(({ type }) => type === 'rescued')).toEqual([]);
+      expect([lines(app, LOST), lines(app, BACK)]).toEqual([1, 1]);
+      expect(told(app, 'aborted')).toEqual([]);
+      expect(told(bystander, 'rescued')).toEqual([]);
     }),
   );
 
@@ -90,9 +74,9 @@ describe('An instance whose session is ended', () => {
       expect(tally(ended)).toEqual({ 'completed 1': ids.length });
       expect(await world.count('from started')).toBe(ids.length);
       for (const app of apps) {
-        await until(async () => times(app, BACK) === times(app, LOST), 'it has its session back');
-        expect(times(app, LOST)).toBeGreaterThan(10);
-        expect(app.messages.filter(({ type }) => type === 'rescued')).toEqual([]);
+        await until(async () => lines(app, BACK) === lines(app, LOST), 'it has its session back');
+        expect(lines(app, LOST)).toBeGreaterThan(10);
+        expect(told(app, 'rescued')).toEqual([]);
       }
     }),
   );
@@ -115,7 +99,7 @@ describe('An instance whose connection swallows everything', () => {
       const ended = await world.untilEnded(ids);
       expect(ended.map(({ outcome }) => outcome)).toEqual(ids.map(() => 'completed'));
       expect(await world.instanceOf(app)).toBe(instance);
-      expect(bystander.messages.filter(({ type }) => type === 'rescued')).toEqual([]);
+      expect(told(bystander, 'rescued')).toEqual([]);
       // What was kept back finds a backend that has ended.
       proxy.thaw();
       expect(await world.untilEnded([await world.schedule('call')])).toMatchObject([
@@ -161,12 +145,10 @@ describe('An instance whose connection swallows everything', () => {
       // Only now somebody who can run it.
       const runner = await world.run();
       await runner.waitFor('holding');
-      expect(runner.messages.filter(({ type }) => type === 'started')).toMatchObject([
-        { id: again, attempt: 2 },
-      ]);
+      expect(told(runner, 'started')).toMatchObject([{ id: again, attempt: 2 }]);
 
       proxy.thaw();
-      await zombie.waitForOutput(/This process was taken for dead and goes on as instance \d+/);
+      await zombie.waitForOutput(NEW);
       await until(
         async () => (await world.ended([call]))[0]!.outcome === 'completed',
         'the guess is corrected',
@@ -238,8 +220,8 @@ describe('Notifications that are lost without anybody noticing', () => {
         ids.push(await world.schedule('call', null, i * 300));
         await world.untilEnded(ids);
       }
-      expect(app.messages.filter(({ type }) => type === 'disconnected')).toEqual([]);
-      expect(times(app, LOST)).toBe(0);
+      expect(told(app, 'disconnected')).toEqual([]);
+      expect(lines(app, LOST)).toBe(0);
     }),
   );
 });

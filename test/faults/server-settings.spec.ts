@@ -1,0 +1,249 @@
+import type { EntityManager } from 'typeorm';
+import { describe, expect, it, onTestFinished, type TestContext } from 'vitest';
+import { FutureCall, type FutureCallHandler } from '../../lib/index.js';
+import { bootApp, createTables } from '../support/app.js';
+import { createDatabase, type TestDatabase } from '../support/database.js';
+import { LogLines } from '../support/log-lines.js';
+import type { AppProcess } from '../support/processes.js';
+import { createRole, isSuperuser } from '../support/role.js';
+import { until } from '../support/until.js';
+import { inWorld } from './support/in-world.js';
+import type { World } from './support/world.js';
+
+/** What the role's timeouts are set to, and for how long a test outlasts them. */
+const TIMEOUT = '2s';
+const LONGER = '3s';
+
+/** A role that may use the tables, and for which these settings hold. Answers with the database's URL as this role. */
+async function roleWith(
+  { database, skip }: { database: TestDatabase; skip: TestContext['skip'] },
+  settings: Record<string, string>,
+): Promise<string> {
+  skip(!(await isSuperuser(database)), 'needs a superuser');
+  const { name, url } = await createRole(database);
+  await database.query(`grant all on all tables in schema public to "${name}"`);
+  await database.query(`grant all on all sequences in schema public to "${name}"`);
+  for (const [setting, value] of Object.entries(settings)) {
+    await database.query(`alter role "${name}" set ${setting} = '${value}'`);
+  }
+  return url;
+}
+
+/** Until the session of an instance has been in this state for longer than the role's timeouts, without a break. */
+async function outlast(world: World, instance: number, state: string): Promise<void> {
+  await until(
+    async () =>
+      (await world.count(
+        `from pg_stat_activity where datname = current_database() and state = '${state}'
+         and application_name = 'future-call instance ${instance}'
+         and state_change < clock_timestamp() - interval '${LONGER}'`,
+      )) > 0,
+    `the session of instance ${instance} is ${state} for ${LONGER}`,
+  );
+}
+
+const disconnections = (app: AppProcess) => app.messages.filter(({ type }) => type === 'disconnected');
+
+const outcomes = async (world: World, ids: readonly string[]) =>
+  (await world.untilEnded(ids)).map(({ outcome, attempt }) => `${outcome} ${attempt}`);
+
+describe('The isolation level that the database sets for all transactions', () => {
+  // With these PostgreSQL refuses statements that meet a concurrent change: a claim would, all the time.
+  it.each(['serializable', 'repeatable read'])(
+    '%s: claims, completions, retries, cancels and a rescue go on as without it',
+    (isolation) =>
+      inWorld(async (world) => {
+        await world.database.query(
+          `alter database "${world.database.name}" set default_transaction_isolation = '${isolation}'`,
+        );
+        const logger = new LogLines();
+        const { service, dataSource, close } = await bootApp(world.database, {
+          options: { execute: false },
+          logger,
+        });
+        world.onEnd(close);
+        const [{ default_transaction_isolation: found }] = await dataSource.query<
+          [{ default_transaction_isolation: string }]
+        >('show default_transaction_isolation');
+        expect(found).toBe(isolation);
+
+        const [victim, survivor] = await Promise.all([
+          world.run({
+            handlers: { call: {}, again: { attempts: 2, backoff: { type: 'fixed', delay: 10 } }, hers: {} },
+          }),
+          world.run({
+            handlers: { call: {}, again: { attempts: 2, backoff: { type: 'fixed', delay: 10 } } },
+          }),
+        ]);
+        const held = await world.schedule('hers', { hold: true });
+        await victim.waitFor('holding');
+
+        const schedule = (handler: string, act: object | null = null, manager?: EntityManager) =>
+          service.callWithDelay(handler, act, 0, { identifier: 'some', manager });
+        const scheduled = await Promise.all([
+          ...Array.from({ length: 200 }, () => schedule('call')),
+          ...Array.from({ length: 20 }, () => schedule('again', { fail: 1 })),
+          dataSource.transaction((manager) => schedule('call', null, manager)),
+        ]);
+        const ids = scheduled.map(({ id }) => id);
+        await world.accept([...ids, held]);
+        await Promise.all(
+          Array.from({ length: 10 }, () =>
+            service.callWithDelay('call', null, '1h', { identifier: 'later' }),
+          ),
+        );
+        expect(await service.cancel('later')).toBe(10);
+
+        expect(await outcomes(world, ids)).toEqual([
+          ...Array.from({ length: 200 }, () => 'completed 1'),
+          ...Array.from({ length: 20 }, () => 'completed 2'),
+          'completed 1',
+        ]);
+        await victim.kill();
+        expect(await outcomes(world, [held])).toEqual(['interrupted 1']);
+        for (const { output } of [victim, survivor]) expect(output).not.toMatch(/serialize|fail(s|ed):/);
+        expect(logger.warnings).toEqual([]);
+      })(),
+  );
+});
+
+describe('Timeouts that the role sets, and that are far too short', () => {
+  it('idle_session_timeout does not end the session of an idle instance', ({ skip }) =>
+    inWorld(async (world) => {
+      const url = await roleWith({ database: world.database, skip }, { idle_session_timeout: TIMEOUT });
+      // Looks every 5 s, and nothing else.
+      const app = await world.run({ url, options: { rescueAfter: 10_000, pollInterval: '10m' } });
+      const instance = await world.instanceOf(app);
+      const backend = await world.backendOf(instance);
+      await outlast(world, instance, 'idle');
+      expect(await outcomes(world, [await world.schedule('call')])).toEqual(['completed 1']);
+      expect(await world.backendOf(instance)).toBe(backend);
+      expect(disconnections(app)).toEqual([]);
+    })());
+
+  it('statement_timeout and lock_timeout do not end a claim that has to wait', ({ skip }) =>
+    inWorld(async (world) => {
+      const url = await roleWith(
+        { database: world.database, skip },
+        { statement_timeout: TIMEOUT, lock_timeout: TIMEOUT },
+      );
+      const app = await world.run({ url });
+      const instance = await world.instanceOf(app);
+      const barrier = await world.barrier('claim', instance);
+      const id = await world.schedule('call');
+      await barrier.reached();
+      await outlast(world, instance, 'active');
+      await barrier.open();
+      expect(await outcomes(world, [id])).toEqual(['completed 1']);
+      expect(app.output).not.toMatch(/Claiming fails/);
+      expect(disconnections(app)).toEqual([]);
+    })());
+
+  it('idle_in_transaction_session_timeout and transaction_timeout do not end a rescue', ({ skip }) =>
+    inWorld(async (world) => {
+      const [{ exists } = { exists: false }] = await world.database.query<{ exists: boolean }>(
+        `select exists (select from pg_settings where name = 'transaction_timeout')`,
+      );
+      const url = await roleWith(
+        { database: world.database, skip },
+        // PostgreSQL 17 and newer have the second one.
+        { idle_in_transaction_session_timeout: TIMEOUT, ...(exists && { transaction_timeout: TIMEOUT }) },
+      );
+      const victim = await world.run();
+      const id = await world.schedule('call', { hold: true });
+      await victim.waitFor('holding');
+      const proxy = await world.proxy(url);
+      const rescuer = await world.run({ url, proxy });
+      const instance = await world.instanceOf(rescuer);
+
+      // The answer to the first statement of the rescue is slow.
+      proxy.judge = ({ statement }) =>
+        statement.startsWith('select pg_try_advisory_xact_lock') ? 'freeze' : 'pass';
+      await victim.kill();
+      await outlast(world, instance, 'idle in transaction');
+      proxy.judge = () => 'pass';
+      proxy.thaw();
+      expect(await outcomes(world, [id])).toEqual(['interrupted 1']);
+      await rescuer.waitFor('rescued');
+      expect(disconnections(rescuer)).toEqual([]);
+    })());
+});
+
+describe('What the role says about commits', () => {
+  let completed = 0;
+
+  @FutureCall('complete')
+  class Complete implements FutureCallHandler {
+    invoke() {
+      completed++;
+    }
+  }
+
+  @FutureCall('fail')
+  class Fail implements FutureCallHandler {
+    invoke() {
+      throw new Error('fails on purpose');
+    }
+  }
+
+  async function emptyDatabase(): Promise<TestDatabase> {
+    const database = await createDatabase();
+    onTestFinished(() => database.drop());
+    await createTables(database);
+    completed = 0;
+    return database;
+  }
+
+  // A claim that a crash of the server takes back would start twice.
+  it.each([
+    ['off', 'on'],
+    ['local', 'on'],
+    ['on', 'on'],
+    ['remote_write', 'remote_write'],
+    ['remote_apply', 'remote_apply'],
+  ])('synchronous_commit = %s: claims are committed with %s', async (setting, expected, { skip }) => {
+    const database = await emptyDatabase();
+    // What a claim is made with, as only the claim itself can tell.
+    await database.query('create table claimed_with (setting text)');
+    await database.query(`
+      create function note() returns trigger language plpgsql as $$
+        begin
+          insert into public.claimed_with values (current_setting('synchronous_commit'));
+          return new;
+        end $$;
+      create trigger note before insert on future_call_running for each row execute function note()`);
+    const url = await roleWith({ database, skip }, { synchronous_commit: setting });
+    const { service } = await bootApp(database, { typeorm: { url }, providers: [Complete] });
+    await service.callWithDelay(Complete, null, 0);
+    await until(async () => completed === 1, 'it has run');
+    expect(await database.query('select setting from claimed_with')).toEqual([{ setting: expected }]);
+  });
+
+  it('default_transaction_read_only = on: calls are claimed, run and recorded; scheduling fails as every write of the app does', async ({
+    skip,
+  }) => {
+    const database = await emptyDatabase();
+    const { service } = await bootApp(database, { options: { execute: false } });
+    const url = await roleWith({ database, skip }, { default_transaction_read_only: 'on' });
+    const readOnly = await bootApp(database, { typeorm: { url }, providers: [Complete, Fail] });
+    await expect(readOnly.service.callWithDelay(Complete, null, 0)).rejects.toMatchObject({
+      name: 'QueryFailedError',
+      code: '25006',
+    });
+    await service.callWithDelay('complete', null, 0);
+    const { id } = await service.callWithDelay('fail', null, 0);
+    await until(async () => completed === 1, 'the one has run');
+    await until(
+      async () => (await database.query('select from future_call_outcome')).length === 1,
+      'the other one is recorded',
+    );
+    await readOnly.close();
+    expect(await database.query('select call_id, outcome from future_call_outcome')).toEqual([
+      { call_id: id, outcome: 'failed' },
+    ]);
+    expect(await database.query('select from future_call_running')).toEqual([]);
+    expect(await database.query('select from future_call_instance')).toEqual([]);
+  });
+});
+
+// A role with only the rights that docs/operations.md lists: test/e2e/schema-grants.spec.ts.
