@@ -1,9 +1,17 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
-import * as library from '../../lib/index.js';
+import {
+  FutureCall,
+  FutureCallDataError,
+  FutureCallOptionsError,
+  FutureCallTimeError,
+  type Delay,
+} from '../../lib/index.js';
 import { bootApp, createTables } from '../support/app.js';
 import { createDatabase, type TestDatabase } from '../support/database.js';
 import { table } from '../support/docs.js';
 import { until } from '../support/until.js';
+
+const ERRORS = { FutureCallDataError, FutureCallOptionsError, FutureCallTimeError };
 
 const PAGE = 'docs/bad-input.md';
 
@@ -43,16 +51,15 @@ const NAMED = {
 
 function evaluate(cell: string): unknown {
   const code = /^`(.*)`$/.exec(cell)?.[1] ?? '';
-  // eslint-disable-next-line no-new-func -- the page's own expressions
+  // The page is ours.
+  // oxlint-disable-next-line no-implied-eval, no-new-func
   return new Function('named', `with (named) { return (${code}) }`)(NAMED);
 }
 
 /** An error class and what its message says, or undefined when nothing is thrown. */
 function refusal(cell: string) {
   const [, name, message] = /^`(\w+Error)`: (.*)$/.exec(cell) ?? [];
-  return name === undefined
-    ? undefined
-    : { type: library[name as keyof typeof library] as typeof Error, message: message! };
+  return name === undefined ? undefined : { type: ERRORS[name as keyof typeof ERRORS], message: message! };
 }
 
 const rows = (heading: string) => table(PAGE, heading).map(([given, answer]) => [given!, answer!] as const);
@@ -87,7 +94,7 @@ describe('the page about bad input', () => {
       () =>
         when instanceof Date
           ? service.callAtTime('x', null, when)
-          : service.callWithDelay('x', null, when as library.Delay),
+          : service.callWithDelay('x', null, when as Delay),
       answer,
     );
     const [row] = await database.query<{ due: boolean }>(
@@ -106,7 +113,7 @@ describe('the page about bad input', () => {
 
   it('says of each thing that a handler may throw what is kept of it', async () => {
     const thrown = rows('What a handler throws');
-    @library.FutureCall('throws')
+    @FutureCall('throws')
     class Throws {
       invoke(n: number) {
         throw evaluate(thrown[n]![0]);
