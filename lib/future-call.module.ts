@@ -1,6 +1,8 @@
-import { Inject, Module, Optional, type DynamicModule } from '@nestjs/common';
+import { Module, type DynamicModule } from '@nestjs/common';
 import { DiscoveryModule, ModulesContainer } from '@nestjs/core';
 import { getDataSourceToken, TypeOrmModule } from '@nestjs/typeorm';
+import type { DataSource } from 'typeorm';
+import { show } from './common/show.js';
 import { FutureCallExplorer } from './discovery/future-call.explorer.js';
 import { FutureCallRegistry } from './discovery/future-call.registry.js';
 import { futureCallEntities } from './future-call.entity.js';
@@ -19,7 +21,6 @@ import {
   requireObject,
   resolveOptions,
   type FutureCallModuleOptions,
-  type ResolvedOptions,
 } from './future-call.options.js';
 import { FutureCallService } from './future-call.service.js';
 import { FutureCallWake } from './future-call.wake.js';
@@ -70,16 +71,23 @@ const ASYNC_OPTIONS: readonly (keyof FutureCallModuleAsyncOptions)[] = [
 ];
 
 /**
- * Import it once, in the root module: `FutureCallModule.forRoot()` or `forRootAsync()`. It runs the calls; what
- * schedules them is global. Not global itself, so that it drains while the providers of handlers are still alive.
+ * What runs the calls. Not global itself, so that it drains while the providers of handlers are still alive.
  */
-@Module({})
-export class FutureCallModule {
-  constructor(
-    modules: ModulesContainer,
-    @Optional() @Inject(FUTURE_CALL_OPTIONS) options: ResolvedOptions | undefined,
-  ) {
-    const own = [...modules.values()].filter(({ metatype }) => metatype === FutureCallModule);
+@Module({
+  providers: [
+    FutureCallSession,
+    FutureCallEngineStore,
+    FutureCallCompleter,
+    FutureCallExecutor,
+    FutureCallPoller,
+    FutureCallPruner,
+    FutureCallRescuer,
+    FutureCallRunner,
+  ],
+})
+class FutureCallRunnerModule {
+  constructor(modules: ModulesContainer) {
+    const own = [...modules.values()].filter(({ metatype }) => metatype === FutureCallRunnerModule);
     if (own.length > 1) {
       throw new FutureCallOptionsError(
         `FutureCallModule is imported ${own.length} times, and an app can have one. Call forRoot() in the root module only: ` +
@@ -90,13 +98,19 @@ export class FutureCallModule {
     // has 1. So we begin when the whole app has booted, and drain before anything that a handler uses is destroyed:
     // the providers of the root module, and of modules that it imports after this one, too.
     for (const module of own) module.distance = 0;
-    if (options === undefined) {
-      throw new FutureCallOptionsError(
-        `FutureCallModule is imported as it is. Import FutureCallModule.forRoot() in the root module instead.`,
-      );
-    }
   }
+}
 
+/**
+ * Import it once, in the root module: `FutureCallModule.forRoot()` or `forRootAsync()`. It runs the calls; what
+ * schedules them is global.
+ */
+@Module({
+  // Only for who imports the class as it is: before Nest says that the service is missing somewhere, this says why.
+  providers: [{ provide: FutureCallService, useFactory: refuseBareModule }],
+  exports: [FutureCallService],
+})
+export class FutureCallModule {
   /** @throws FutureCallOptionsError at boot, for a wrong option. */
   static forRoot(options: FutureCallModuleOptions & FutureCallModuleExtras = {}): DynamicModule {
     requireObject('FutureCallModule.forRoot()', options);
@@ -119,29 +133,51 @@ export class FutureCallModule {
 }
 
 function withCore(core: DynamicModule, dataSource: FutureCallModuleExtras['dataSource']): DynamicModule {
+  if (
+    dataSource === null ||
+    dataSource === '' ||
+    !['string', 'object', 'undefined'].includes(typeof dataSource)
+  ) {
+    throw new FutureCallOptionsError(
+      `FutureCallModule's dataSource must be the name of a TypeORM data source, but it is ${show(dataSource)}.`,
+    );
+  }
+  // Registers the entities for autoLoadEntities. Its repositories are not imported: nobody needs them, and without a
+  // data source they would fail before we can say what is missing.
+  TypeOrmModule.forFeature([...futureCallEntities], dataSource);
+  const token = getDataSourceToken(dataSource);
   return {
-    module: FutureCallModule,
-    // Here, not in the decorator: imported as it is, the class would fail with what Nest says of a missing dependency.
-    providers: [
-      FutureCallSession,
-      FutureCallEngineStore,
-      FutureCallCompleter,
-      FutureCallExecutor,
-      FutureCallPoller,
-      FutureCallPruner,
-      FutureCallRescuer,
-      FutureCallRunner,
-    ],
+    module: FutureCallRunnerModule,
     imports: [
       {
         ...core,
         global: true,
-        imports: [...(core.imports ?? []), TypeOrmModule.forFeature([...futureCallEntities], dataSource)],
         providers: [
           ...(core.providers ?? []),
-          { provide: FUTURE_CALL_DATA_SOURCE, useExisting: getDataSourceToken(dataSource) },
+          {
+            provide: FUTURE_CALL_DATA_SOURCE,
+            inject: [{ token, optional: true }],
+            useFactory: (found: DataSource | undefined) => found ?? refuseMissing(token),
+          },
         ],
       },
     ],
   };
+}
+
+function refuseBareModule(): never {
+  throw new FutureCallOptionsError(
+    `FutureCallModule is imported as it is. Import FutureCallModule.forRoot(), once, in the root module; ` +
+      `FutureCallService is global, and other modules need no import.`,
+  );
+}
+
+function refuseMissing(token: ReturnType<typeof getDataSourceToken>): never {
+  const name = typeof token === 'string' ? token.replace(/DataSource$/, '') : undefined;
+  throw new FutureCallOptionsError(
+    name === undefined
+      ? `FutureCallModule finds no data source. Import TypeOrmModule.forRoot() in the root module; ` +
+          `or, if yours has a name, say so: FutureCallModule.forRoot({ dataSource: 'name' }).`
+      : `FutureCallModule finds no data source "${name}". Give yours that name: TypeOrmModule.forRoot({ name: '${name}', … }).`,
+  );
 }

@@ -124,6 +124,9 @@ describe('FutureCallModule.forRoot', () => {
     ['an unknown option', { concurency: 5 }, /has no option "concurency".*concurrency/],
     ['a wrong value', { concurrency: 0 }, /concurrency must be a whole number from 1 to 10000, but it is 0/],
     ['no length of time', { pollInterval: 'soon' }, /pollInterval: "soon" is not a length of time/],
+    ['null as the data source', { dataSource: null }, /dataSource must be the name of .*but it is null/],
+    ['a data source without a name', { dataSource: '' }, /dataSource must be the name of .*but it is ""/],
+    ['a number as the data source', { dataSource: 5 }, /dataSource must be the name of .*but it is 5/],
     ['null', null, /takes an object of options, not null/],
     ['a string', 'postgres://me:secret@localhost', /takes an object of options, not string/],
   ])('refuses %s', async (_what, options, message) => {
@@ -251,6 +254,32 @@ describe('dataSource', () => {
     ]));
 });
 
+describe('a data source that is not there', () => {
+  it.each<[string, () => DynamicModule[], RegExp]>([
+    [
+      'none at all',
+      () => [FutureCallModule.forRoot()],
+      /finds no data source\. Import TypeOrmModule\.forRoot\(\)/,
+    ],
+    [
+      'only one with a name',
+      () => [typeOrm({ name: 'other' }), FutureCallModule.forRoot()],
+      /finds no data source\..*FutureCallModule\.forRoot\(\{ dataSource: 'name' \}\)/,
+    ],
+    [
+      'only another one',
+      () => [typeOrm(), FutureCallModule.forRoot({ dataSource: 'calls' })],
+      /finds no data source "calls"\..*TypeOrmModule\.forRoot\(\{ name: 'calls'/,
+    ],
+  ])('%s: refused, with the cure', async (_what, imports, message) => {
+    for (const order of [imports(), imports().toReversed()]) {
+      const error = await bootError({ imports: order });
+      expect(error).toBeInstanceOf(FutureCallOptionsError);
+      expect(error.message).toMatch(message);
+    }
+  });
+});
+
 describe('one per app', () => {
   it.each([
     ['with the same options', {}],
@@ -274,18 +303,23 @@ describe('one per app', () => {
     expect(error.message).toMatch(/imported 2 times/);
   });
 
-  it('the bare class in a feature module is refused', async () => {
-    @Module({ imports: [FutureCallModule] })
-    class FeatureModule {}
-    const error = await bootError({ imports: [typeOrm(), FutureCallModule.forRoot(), FeatureModule] });
-    expect(error.message).toMatch(/imported 2 times/);
+  it.each([
+    ['alone', () => [typeOrm(), FutureCallModule]],
+    ['beside forRoot', () => [typeOrm(), FutureCallModule.forRoot(), FutureCallModule]],
+    ['in a feature module', () => [typeOrm(), FutureCallModule.forRoot(), BareModule]],
+    ['in a feature module alone', () => [typeOrm(), BareModule]],
+  ])('the bare class %s is refused, also to who injects the service', async (_what, imports) => {
+    const error = await bootError({ imports: imports(), providers: [User] });
+    expect(error).toBeInstanceOf(FutureCallOptionsError);
+    expect(error.message).toMatch(/Import FutureCallModule\.forRoot\(\), once, in the root module/);
   });
 
-  it('the bare class alone is refused', async () => {
-    const error = await bootError({ imports: [typeOrm(), FutureCallModule] });
-    expect(error).toBeInstanceOf(FutureCallOptionsError);
-    expect(error.message).toMatch(/FutureCallModule\.forRoot\(\)/);
-  });
+  @Injectable()
+  class User {
+    constructor(readonly futureCalls: FutureCallService) {}
+  }
+  @Module({ imports: [FutureCallModule], providers: [User] })
+  class BareModule {}
 
   it('the same forRoot may be imported by several modules', async () => {
     const once = FutureCallModule.forRoot();
