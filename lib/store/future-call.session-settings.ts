@@ -46,6 +46,8 @@ export async function configureSession(connection: FutureCallConnection, rescueA
     tcp_keepalives_interval: `${seconds}`,
     tcp_keepalives_count: '3',
     tcp_user_timeout: `${3 * seconds * 1_000}ms`,
+    // PostgreSQL 17 and newer: a rescue must not be cut off by what the role allows the app's transactions.
+    transaction_timeout: '60s',
   };
   for (const [name, value] of Object.entries(optional)) {
     await connection.query({ text: 'select set_config($1, $2, false)' }, [name, value]).catch(() => {});
