@@ -56,6 +56,21 @@ async function outlast(world: World, instance: number, state: string): Promise<v
   );
 }
 
+/** Keeps what a setting is while a call is claimed, as only the claim itself can tell. */
+async function noteClaims(database: TestDatabase, setting: string): Promise<void> {
+  await database.query('create table claimed_with (setting text)');
+  await database.query(`
+    create function note() returns trigger language plpgsql as $$
+      begin
+        insert into public.claimed_with values (current_setting('${setting}'));
+        return new;
+      end $$;
+    create trigger note before insert on future_call_running for each row execute function note()`);
+}
+
+const claimedWith = (database: TestDatabase) =>
+  database.query<{ setting: string }>('select distinct setting from claimed_with');
+
 const disconnections = (app: AppProcess) => app.messages.filter(({ type }) => type === 'disconnected');
 
 const outcomes = async (world: World, ids: readonly string[]) =>
@@ -70,6 +85,7 @@ describe('The isolation level that the database sets for all transactions', () =
         await world.database.query(
           `alter database "${world.database.name}" set default_transaction_isolation = '${isolation}'`,
         );
+        await noteClaims(world.database, 'transaction_isolation');
         const logger = new LogLines();
         const { service, dataSource, close } = await bootApp(world.database, {
           options: { execute: false },
@@ -114,6 +130,7 @@ describe('The isolation level that the database sets for all transactions', () =
         ]);
         await victim.kill();
         expect(await outcomes(world, [held])).toEqual(['interrupted 1']);
+        expect(await claimedWith(world.database)).toEqual([{ setting: 'read committed' }]);
         for (const { output } of [victim, survivor]) expect(output).not.toMatch(/serialize|fail(s|ed):/);
         expect(logger.warnings).toEqual([]);
       })(),
@@ -225,20 +242,12 @@ describe('What the role says about commits', () => {
     'a role with synchronous_commit = %s commits its claims with %s',
     async ([setting, expected], { skip }) => {
       const database = await emptyDatabase();
-      // What a claim is made with, as only the claim itself can tell.
-      await database.query('create table claimed_with (setting text)');
-      await database.query(`
-      create function note() returns trigger language plpgsql as $$
-        begin
-          insert into public.claimed_with values (current_setting('synchronous_commit'));
-          return new;
-        end $$;
-      create trigger note before insert on future_call_running for each row execute function note()`);
+      await noteClaims(database, 'synchronous_commit');
       const url = await roleWith(database, { synchronous_commit: setting }, { skip, onEnd: onTestFinished });
       const { service } = await bootApp(database, { typeorm: { url }, providers: [Complete] });
       await service.callWithDelay(Complete, null, 0);
       await until(async () => completed === 1, 'it has run');
-      expect(await database.query('select setting from claimed_with')).toEqual([{ setting: expected }]);
+      expect(await claimedWith(database)).toEqual([{ setting: expected }]);
     },
   );
 
