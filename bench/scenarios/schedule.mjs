@@ -23,10 +23,14 @@ export const schedule = {
 
   async measure(lab, contender, database, variant) {
     const count = lab.size(20_000, 1_000) * (SHARE[contender.id] ?? 1);
-    await contender.prepare(database, ['later', 'other']);
-    // Somebody listens, as in an app; it has no handler of these calls, and leaves them alone.
-    const executor = lab.executor(contender, { url: database.url, handlers: { other: {} } });
-    if (contender !== bullmq) await executor.start();
+    await contender.prepare(database, ['later']);
+    if (contender === futureCall) {
+      // Nobody runs calls here, so that scheduling alone is measured; but somebody must seem to, or ours has no one to
+      // notify. The peers notify all the same.
+      await database.client.query(
+        `insert into future_call_instance (host, pid, poll_interval, handlers) values ('nowhere', 0, 10000, '{}')`,
+      );
+    }
     const scheduler = await lab.scheduler(contender, { url: database.url, handlers: ['later'] });
     const what = { handler: 'later', inFlight: IN_FLIGHT, delay: variant === NOW ? 0 : 86_400_000 };
     await scheduler.flood({ ...what, count: count / 10 });
