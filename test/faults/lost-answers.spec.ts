@@ -25,8 +25,8 @@ const attemptsOf = (world: World, ids: readonly string[]) =>
     [ids],
   );
 
-describe('When the answer never arrives', () => {
-  it.concurrent(
+describe.concurrent('When the answer never arrives', () => {
+  it(
     'to a claim that was committed: its calls are given back unstarted by the same instance, and start once',
     inWorld(async (world) => {
       const proxy = await world.proxy();
@@ -45,7 +45,7 @@ describe('When the answer never arrives', () => {
     }),
   );
 
-  it.concurrent(
+  it(
     'to the end of an attempt: it is recorded once, whether it completed or failed, kept or not',
     inWorld(async (world) => {
       const kept = await world.proxy();
@@ -85,7 +85,7 @@ describe('When the answer never arrives', () => {
     }),
   );
 
-  it.concurrent(
+  it(
     'to a retry: there is one further attempt, not two',
     inWorld(async (world) => {
       const proxy = await world.proxy();
@@ -105,7 +105,7 @@ describe('When the answer never arrives', () => {
     }),
   );
 
-  it.concurrent(
+  it(
     'to a release while the app closes: what had not started is pending, what runs is finished, and another process starts the rest once',
     inWorld(async (world) => {
       const proxy = await world.proxy();
@@ -139,8 +139,8 @@ describe('When the answer never arrives', () => {
   );
 });
 
-describe('A claim', () => {
-  it.concurrent(
+describe.concurrent('A claim', () => {
+  it(
     'can be read whatever parsers the app has set for all of pg: they may throw at every type',
     inWorld(async (world) => {
       // int8, int4, json, timestamp, timestamptz, jsonb, bool, int4[], text[]
@@ -162,7 +162,7 @@ describe('A claim', () => {
     }),
   );
 
-  it.concurrent.for([
+  it.for([
     ['in the options of its data source', { typeorm: { extra: { query_timeout: 200 } } }],
     ['as a default of pg', { env: { QUERY_TIMEOUT: '200' } }],
     ['in its connection string', { url: '?query_timeout=200' }],

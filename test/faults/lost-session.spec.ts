@@ -4,8 +4,8 @@ import { until } from '../support/until.js';
 import { BACK, lines, LOST, NEW, tally, told } from './support/evidence.js';
 import { inWorld } from './support/in-world.js';
 
-describe('An instance whose session is ended', () => {
-  it.concurrent(
+describe.concurrent('An instance whose session is ended', () => {
+  it(
     'lets its handlers go on, takes the same lock again and records how they end: nothing is interrupted',
     inWorld(async (world) => {
       const [app, bystander] = await Promise.all([world.run(), world.run({ handlers: {} })]);
@@ -27,7 +27,7 @@ describe('An instance whose session is ended', () => {
     }),
   );
 
-  it.concurrent(
+  it(
     'records an end that came while it had none, and a retry too',
     inWorld(async (world) => {
       const proxy = await world.proxy();
@@ -53,7 +53,7 @@ describe('An instance whose session is ended', () => {
     }),
   );
 
-  it.concurrent(
+  it(
     'runs every call once although all its backends are ended every 2 s, twenty times, while calls flow',
     inWorld(async (world) => {
       // Coming back must not take this long, also on a machine with much to do.
@@ -82,8 +82,8 @@ describe('An instance whose session is ended', () => {
   );
 });
 
-describe('An instance whose connection swallows everything', () => {
-  it.concurrent(
+describe.concurrent('An instance whose connection swallows everything', () => {
+  it(
     'notices, ends its old backend and goes on with the same lock: nothing is interrupted',
     inWorld(async (world) => {
       const proxy = await world.proxy();
@@ -108,7 +108,7 @@ describe('An instance whose connection swallows everything', () => {
     }),
   );
 
-  it.concurrent(
+  it(
     'and that is gone too: PostgreSQL ends the session, which frees the lock, and its calls are interrupted',
     inWorld(async (world) => {
       const proxy = await world.proxy();
@@ -125,7 +125,7 @@ describe('An instance whose connection swallows everything', () => {
     }),
   );
 
-  it.concurrent(
+  it(
     'long enough to be taken for dead: when the bytes come, its ends are fenced, and correct only an outcome that was a guess',
     inWorld(async (world) => {
       const proxy = await world.proxy();
@@ -140,7 +140,7 @@ describe('An instance whose connection swallows everything', () => {
       // The ends of both are on their way now.
       zombie.send({ type: 'release' });
       await zombie.waitForCount('ended', 2);
-      await heir.waitFor('rescued', { timeout: 120_000 });
+      await heir.waitFor('rescued', { timeout: 150_000 });
       expect(await world.untilEnded([call])).toMatchObject([{ outcome: 'interrupted' }]);
       // Only now somebody who can run it.
       const runner = await world.run();
@@ -162,7 +162,7 @@ describe('An instance whose connection swallows everything', () => {
     }),
   );
 
-  it.concurrent(
+  it(
     'closes all the same, and leaves what it runs to the others',
     inWorld(async (world) => {
       const proxy = await world.proxy();
@@ -182,8 +182,8 @@ describe('An instance whose connection swallows everything', () => {
   );
 });
 
-describe('An instance that reconnects', () => {
-  it.concurrent.for([
+describe.concurrent('An instance that reconnects', () => {
+  it.for([
     ['it is asked whether a pooler is in between', /^select pg_backend_pid/],
     ['it takes its lock', /pg_try_advisory_lock\(/],
     ['it listens', /^listen /],
@@ -208,8 +208,8 @@ describe('An instance that reconnects', () => {
   );
 });
 
-describe('Notifications that are lost without anybody noticing', () => {
-  it.concurrent(
+describe.concurrent('Notifications that are lost without anybody noticing', () => {
+  it(
     'keep no call from running: the poll finds it',
     inWorld(async (world) => {
       const proxy = await world.proxy();

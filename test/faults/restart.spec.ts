@@ -10,8 +10,8 @@ const OUTAGE = 30_000;
 
 const byNumber = (one: string, other: string) => Number(one) - Number(other);
 
-describe('A restart of PostgreSQL', () => {
-  it.concurrent.for(['fast', 'immediate'] as const)(
+describe.concurrent('A restart of PostgreSQL', () => {
+  it.for(['fast', 'immediate'] as const)(
     '(%s) interrupts nothing, though every lock is missing after it: handlers go on, and their ends are recorded',
     (mode) =>
       inWorldOfItsOwn(async (world, server) => {
@@ -30,7 +30,7 @@ describe('A restart of PostgreSQL', () => {
       })(),
   );
 
-  it.concurrent(
+  it(
     'in the middle of the flow, as in a crash, six times: every accepted call runs, and none starts twice',
     inWorldOfItsOwn(async (world, server) => {
       const apps = await Promise.all([world.run({ options }), world.run({ options })]);
@@ -51,8 +51,8 @@ describe('A restart of PostgreSQL', () => {
   );
 });
 
-describe('An outage of PostgreSQL', () => {
-  it.concurrent(
+describe.concurrent('An outage of PostgreSQL', () => {
+  it(
     'is waited for in silence, with few attempts to reconnect; then the first attempt succeeds and what became due runs',
     inWorldOfItsOwn(async (world, server) => {
       const proxy = await world.proxy();
@@ -96,8 +96,8 @@ describe('An outage of PostgreSQL', () => {
   );
 });
 
-describe('A claim', () => {
-  it.concurrent(
+describe.concurrent('A claim', () => {
+  it(
     'outlives a crash of PostgreSQL though the role says synchronous_commit = off: no call starts twice',
     inWorldOfItsOwn(
       async (world, server) => {

@@ -24,6 +24,10 @@ export interface WaitOptions {
 export interface SpawnOptions {
   env?: Record<string, string | undefined>;
   args?: string[];
+  /** A command that executes the rest of its line, to run Node within. */
+  within?: string[];
+  /** After how many milliseconds to give up waiting, where nothing else is said. */
+  patience?: number;
 }
 
 const running = new Set<AppProcess>();
@@ -54,16 +58,20 @@ export class AppProcess {
   #output = '';
   #exit: AppExit | undefined;
   readonly #child: ChildProcess;
+  readonly #patience: number;
   readonly #checks = new Set<() => void>();
 
   constructor(
     readonly name: string,
     file: string,
-    { env = {}, args = [] }: SpawnOptions,
+    { env = {}, args = [], within = [], patience = 30_000 }: SpawnOptions,
   ) {
+    this.#patience = patience;
+    const [execPath, ...execArgv] = [...within, process.execPath, '--enable-source-maps'];
     this.#child = fork(file, args, {
       // Nothing of vitest's: an app runs as it does for a user.
-      execArgv: ['--enable-source-maps'],
+      execPath,
+      execArgv,
       env: { ...withoutVitest(process.env), ...env },
       stdio: ['ignore', 'pipe', 'pipe', 'ipc'],
     });
@@ -142,7 +150,7 @@ export class AppProcess {
     return this.exited;
   }
 
-  #wait<T>(look: () => T | undefined, what: string, { timeout = 30_000 }: WaitOptions): Promise<T> {
+  #wait<T>(look: () => T | undefined, what: string, { timeout = this.#patience }: WaitOptions): Promise<T> {
     return new Promise((resolve, reject) => {
       const settle = (end: () => void) => {
         clearTimeout(timer);

@@ -2,6 +2,7 @@ import { Module } from '@nestjs/common';
 import { NestFactory } from '@nestjs/core';
 import { TypeOrmModule } from '@nestjs/typeorm';
 import pg from 'pg';
+import { DataSource, type QueryRunner } from 'typeorm';
 import { inject } from 'vitest';
 import {
   FutureCallModule,
@@ -20,6 +21,24 @@ import { LEDGER } from './ledger.js';
 /** Milliseconds. The shortest that the option takes: what waits for it waits often. */
 export const RESCUE_AFTER = 500;
 
+/** How long to wait for what should come at once, in milliseconds: giving up late costs nothing. */
+const PATIENCE = 90_000;
+
+/** Starting is all work and no waiting: many at once only make each other late. */
+const AT_ONCE = 3;
+const starting = Array.from({ length: AT_ONCE }, () => Promise.resolve());
+let next = 0;
+
+function inTurn<T>(start: () => Promise<T>): Promise<T> {
+  const place = next++ % AT_ONCE;
+  const started = starting[place]!.then(start);
+  starting[place] = started.then(
+    () => {},
+    () => {},
+  );
+  return started;
+}
+
 /** Handlers of an app, unless a test asks for others. A call of the second one may be started five times. */
 const HANDLERS = { call: {}, again: { attempts: 5, backoff: { type: 'fixed', delay: 100 } } } as const;
 
@@ -33,6 +52,8 @@ export interface StartOptions {
   env?: Record<string, string>;
   /** Another URL than the database's own. */
   url?: string;
+  /** A command that Node is run within. */
+  within?: string[];
 }
 
 export interface Ended {
@@ -52,6 +73,7 @@ export class World {
   private constructor(
     readonly database: TestDatabase,
     readonly service: FutureCallService,
+    readonly dataSource: DataSource,
   ) {}
 
   static async create(server: string = inject('serverUrl')): Promise<World> {
@@ -75,7 +97,7 @@ export class World {
         logger: false,
         abortOnError: false,
       });
-      const world = new World(database, app.get(FutureCallService));
+      const world = new World(database, app.get(FutureCallService), app.get(DataSource));
       world.#cleanups.push(
         () => app.close(),
         () => database.drop(),
@@ -97,9 +119,20 @@ export class World {
   }
 
   /** A process that runs calls. Every outcome is kept: where a call is can then be told at any time. */
-  start({ proxy, all, options, handlers = HANDLERS, typeorm = {}, env, url }: StartOptions = {}): AppProcess {
+  start({
+    proxy,
+    all,
+    options,
+    handlers = HANDLERS,
+    typeorm = {},
+    env,
+    url,
+    within,
+  }: StartOptions = {}): AppProcess {
     const own = url ?? this.database.url;
     const app = spawnApp('fault-app', {
+      ...(within !== undefined && { within }),
+      patience: PATIENCE,
       env: {
         DATABASE_URL: all === undefined ? own : all.url(own),
         FUTURE_CALL_OPTIONS: JSON.stringify({
@@ -120,10 +153,12 @@ export class World {
   }
 
   /** As `start`, and waits until it runs calls. */
-  async run(options?: StartOptions): Promise<AppProcess> {
-    const app = this.start(options);
-    await app.waitFor('ready');
-    return app;
+  run(options?: StartOptions): Promise<AppProcess> {
+    return inTurn(async () => {
+      const app = this.start(options);
+      await app.waitFor('ready');
+      return app;
+    });
   }
 
   async proxy(url = this.database.url): Promise<PostgresProxy> {
@@ -139,6 +174,14 @@ export class World {
     await client.connect();
     this.onEnd(() => client.end());
     return client;
+  }
+
+  /** A transaction of whoever schedules. */
+  async transaction(): Promise<QueryRunner> {
+    const runner = this.dataSource.createQueryRunner();
+    this.onEnd(() => runner.release());
+    await runner.startTransaction();
+    return runner;
   }
 
   async schedule(
@@ -176,7 +219,7 @@ export class World {
   }
 
   /** Waits until all these calls have an outcome. */
-  async untilEnded(ids: readonly string[], timeout = 60_000): Promise<Ended[]> {
+  async untilEnded(ids: readonly string[], timeout = PATIENCE): Promise<Ended[]> {
     let last: Ended[] = [];
     return until(
       async () => {

@@ -27,6 +27,8 @@ export interface Act {
   block?: string;
   /** Runs a statement on the app's pool. */
   sql?: string;
+  /** Schedules a call of this handler in a transaction of its own. */
+  scheduleInTransaction?: string;
   /** Waits until the test says `release`. */
   hold?: boolean;
   /** Throws, in the attempts up to this one. */
@@ -40,7 +42,10 @@ const environment = <T>(name: string, otherwise: T) =>
 class Acts {
   private readonly released = new Promise<void>((resolve) => onMessage('release', () => resolve()));
 
-  constructor(private readonly dataSource: DataSource) {}
+  constructor(
+    private readonly dataSource: DataSource,
+    private readonly futureCalls: FutureCallService,
+  ) {}
 
   async do(act: Act | null, call: FutureCallContext): Promise<void> {
     const { id, name, attempt } = call;
@@ -52,12 +57,20 @@ class Acts {
       fs.readFileSync(act.block);
     }
     if (act?.sql !== undefined) await this.dataSource.query(act.sql);
+    if (act?.scheduleInTransaction !== undefined) await this.scheduleOne(act.scheduleInTransaction);
     if (act?.hold === true) {
       tell('holding', { id, attempt });
       await this.released;
     }
     tell('ended', { id, attempt });
     if (attempt <= (act?.fail ?? 0)) throw new Error(`Attempt ${attempt} of call ${id} fails on purpose.`);
+  }
+
+  private async scheduleOne(name: string): Promise<void> {
+    const { id } = await this.dataSource.transaction((manager) =>
+      this.futureCalls.callWithDelay(name, null, 0, { manager }),
+    );
+    tell('scheduled', { id });
   }
 
   /** A start is written once, however often the connection breaks. */

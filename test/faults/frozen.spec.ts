@@ -1,0 +1,119 @@
+import { execFileSync } from 'node:child_process';
+import * as fs from 'node:fs/promises';
+import os from 'node:os';
+import path from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { describe, expect, it } from 'vitest';
+import type { AppProcess } from '../support/processes.js';
+import { until } from '../support/until.js';
+import { lines, LOST, NEW, tally, told } from './support/evidence.js';
+import { inWorld } from './support/in-world.js';
+import { RESCUE_AFTER, type World } from './support/world.js';
+
+interface Freezer {
+  readonly freeze: () => Promise<void>;
+  readonly thaw: () => Promise<void>;
+}
+
+const FREEZERS: { name: string; prepare: (world: World, app: AppProcess) => Promise<Freezer> }[] = [
+  {
+    name: 'stopped (SIGSTOP)',
+    prepare: async (_world, app) => ({
+      freeze: async () => void app.signal('SIGSTOP'),
+      thaw: async () => void app.signal('SIGCONT'),
+    }),
+  },
+  {
+    name: 'blocked by one of its own handlers',
+    prepare: async (world, app) => {
+      const folder = await fs.mkdtemp(path.join(os.tmpdir(), 'fc-fifo-'));
+      world.onEnd(() => fs.rm(folder, { recursive: true }));
+      const fifo = path.join(folder, 'fifo');
+      execFileSync('mkfifo', [fifo]);
+      return {
+        freeze: async () => {
+          await world.schedule('blocker', { block: fifo });
+          await app.waitFor('blocking');
+        },
+        // Opening it waits for whoever reads, and reading waits for this.
+        thaw: () => fs.writeFile(fifo, ''),
+      };
+    },
+  },
+];
+
+describe.concurrent.each(FREEZERS)('A process that is $name', ({ prepare }) => {
+  it(
+    'for a while, however short rescueAfter is, is not taken for dead: PostgreSQL holds its lock',
+    inWorld(async (world) => {
+      const [app, bystander] = await Promise.all([
+        world.run({ handlers: { call: {}, blocker: {} } }),
+        world.run({ handlers: {} }),
+      ]);
+      const { freeze, thaw } = await prepare(world, app);
+      const ids = await world.scheduleMany(3, 'call', { hold: true });
+      await app.waitForCount('holding', 3);
+      await freeze();
+      await sleep(10 * RESCUE_AFTER);
+      await thaw();
+      app.send({ type: 'release' });
+      expect(tally(await world.untilEnded(ids))).toEqual({ 'completed 1': 3 });
+      expect(told(bystander, 'rescued')).toEqual([]);
+      expect(lines(app, LOST)).toBe(0);
+    }),
+  );
+
+  it(
+    'until PostgreSQL ends its session is taken for dead. When it goes on, nothing of its queue starts, its signals are aborted, and its ends do not end what others have started',
+    inWorld(async (world) => {
+      const again = { attempts: 5, concurrency: 1 };
+      const [zombie, bystander] = await Promise.all([
+        world.run({ handlers: { call: {}, again, blocker: {} } }),
+        world.run({ handlers: {} }),
+      ]);
+      const { freeze, thaw } = await prepare(world, zombie);
+      const instance = await world.instanceOf(zombie);
+      const call = await world.schedule('call', { hold: true });
+      // Quick ones first: the app then claims ahead of its one slot for them.
+      const quick = await world.scheduleMany(300, 'again');
+      const slow = await world.scheduleMany(100, 'again', { hold: true });
+      await zombie.waitForCount('holding', 2);
+      await world.untilEnded(quick);
+      const started = told(zombie, 'started').map(({ id }) => id);
+      const claimed = await world.database.query<{ id: string }>(
+        `select id from future_call_running where instance_id = ${instance} order by id`,
+      );
+      const queued = claimed.map(({ id }) => id).filter((id) => !started.includes(id));
+      expect(queued.length).toBeGreaterThan(0);
+      const [running] = slow;
+
+      await freeze();
+      await bystander.waitFor('rescued', { timeout: 150_000 });
+      expect(await world.ended([call])).toMatchObject([{ outcome: 'interrupted', pid: zombie.pid }]);
+      // Only now somebody who can run the others: each of them again, as its second attempt.
+      const heir = await world.run({ handlers: { again: { attempts: 5 } }, options: { concurrency: 1_000 } });
+      await heir.waitForCount('holding', queued.length + 1);
+
+      await thaw();
+      await zombie.waitForOutput(NEW);
+      await zombie.waitForCount('aborted', 2);
+      expect(told(zombie, 'aborted').map(({ id }) => id)).toEqual([call, running]);
+      zombie.send({ type: 'release' });
+      await until(
+        async () => (await world.ended([call]))[0]!.outcome === 'completed',
+        'the guess is corrected',
+      );
+      expect(
+        await world.database.query(`select attempt from future_call_running where id = ${running}`),
+      ).toEqual([{ attempt: 2 }]);
+      heir.send({ type: 'release' });
+      await world.untilEnded(slow);
+      const second = await world.ended([running!, ...queued]);
+      expect(second.map(({ outcome, attempt, pid }) => [outcome, attempt, pid])).toEqual(
+        [running, ...queued].map(() => ['completed', 2, heir.pid]),
+      );
+      const firstAttempts = told(zombie, 'started').filter(({ id }) => queued.includes(id as string));
+      expect(firstAttempts).toEqual([]);
+    }),
+  );
+});

@@ -1,0 +1,257 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import pg from 'pg';
+import { describe, expect, inject, it } from 'vitest';
+import { until } from '../support/until.js';
+import { BACK, LOST, NEW, tally, told } from './support/evidence.js';
+import { inWorld } from './support/in-world.js';
+import { RESCUE_AFTER, type World } from './support/world.js';
+
+/** As a rescuer sees it: long enough for every instance to have looked and found nobody dead. */
+const SEVERAL_LOOKS = 6 * RESCUE_AFTER;
+
+describe.concurrent('A rescue', () => {
+  it(
+    'by two at once, of an owner that is just finishing, gives every call one outcome, and the true one',
+    inWorld(async (world) => {
+      const proxy = await world.proxy();
+      const [owner, ...rescuers] = await Promise.all([
+        world.run({ proxy }),
+        world.run({ handlers: {} }),
+        world.run({ handlers: {} }),
+      ]);
+      const instance = await world.instanceOf(owner);
+      const ids = [
+        ...(await world.scheduleMany(3, 'call', { hold: true })),
+        await world.schedule('call', { hold: true, fail: 1 }),
+      ];
+      await owner.waitForCount('holding', 4);
+
+      // Whoever comes first waits for a row that somebody else has locked, with the instance's lock in its hands.
+      const holder = await world.connect();
+      await holder.query('begin');
+      await holder.query('select from future_call_running where id = $1 for update', [ids[0]]);
+      proxy.refuses = true;
+      proxy.cut();
+      await owner.waitForOutput(LOST);
+      await until(
+        async () =>
+          (await world.count(
+            `from pg_locks l join pg_stat_activity a using (pid) where locktype = 'transactionid' and not granted and datname = current_database()`,
+          )) > 0,
+        'one of them is at it',
+      );
+      owner.send({ type: 'release' });
+      await owner.waitForCount('ended', 4);
+      proxy.refuses = false;
+      // The other rescuer and the owner find the lock taken, again and again.
+      await sleep(SEVERAL_LOOKS);
+      expect(owner.output).not.toMatch(BACK);
+      await holder.query('commit');
+
+      await owner.waitForOutput(NEW);
+      await until(
+        async () => (await world.ended(ids)).every(({ outcome }) => outcome !== 'interrupted'),
+        'every guess is corrected',
+      );
+      const ended = await world.ended(ids);
+      expect(tally(ended)).toEqual({ 'completed 1': 3, 'failed 1': 1 });
+      expect(ended.at(-1)!.errors).toMatchObject([
+        { message: `Attempt 1 of call ${ids[3]} fails on purpose.` },
+      ]);
+      const rescued = rescuers.flatMap((app) => told(app, 'rescued'));
+      expect(rescued).toMatchObject([{ instanceId: instance, calls: 4 }]);
+      expect(await world.count(`from future_call_instance where id = ${instance}`)).toBe(0);
+    }),
+  );
+
+  it(
+    'waits for the old backend, though its client is gone, until what it claims has been committed: that is rescued too',
+    inWorld(async (world) => {
+      const proxy = await world.proxy();
+      const [victim, rescuer] = await Promise.all([
+        world.run({ proxy, handlers: { mine: {} } }),
+        world.run({ handlers: {} }),
+      ]);
+      const instance = await world.instanceOf(victim);
+      const barrier = await world.barrier('claim', instance);
+      const ids = await world.scheduleMany(3, 'mine');
+      await barrier.reached();
+      // The server does not hear that it is gone.
+      proxy.freeze({ alsoNew: true });
+      await victim.kill();
+      await sleep(SEVERAL_LOOKS);
+      expect(told(rescuer, 'rescued')).toEqual([]);
+      await barrier.open();
+      await until(
+        async () => (await world.count('from future_call_running')) === 3,
+        'the claim is committed',
+      );
+      proxy.cut();
+      expect(tally(await world.untilEnded(ids))).toEqual({ 'interrupted 1': 3 });
+      expect(told(rescuer, 'rescued')).toMatchObject([{ instanceId: instance, calls: 3 }]);
+      expect(await world.count('from started')).toBe(0);
+    }),
+  );
+
+  it.for([false, true])(
+    'of an instance that comes back: it becomes a new one and aborts what it runs (the answer to its registration is lost: %s)',
+    (losesAnswer) =>
+      inWorld(async (world) => {
+        const proxy = await world.proxy();
+        const victim = await world.run({ proxy });
+        const instance = await world.instanceOf(victim);
+        const call = await world.schedule('call', { hold: true });
+        const again = await world.schedule('again', { hold: true });
+        await victim.waitForCount('holding', 2);
+        const heir = await world.run();
+        proxy.refuses = true;
+        proxy.cut();
+        await heir.waitFor('rescued');
+        await heir.waitFor(({ type, id, attempt }) => type === 'holding' && id === again && attempt === 2);
+
+        if (losesAnswer) {
+          const lost = new Promise<void>((resolve) => {
+            proxy.judge = ({ statement }) => {
+              if (!/^insert into .*future_call_instance/.test(statement)) return 'pass';
+              proxy.judge = () => 'pass';
+              resolve();
+              return 'cut';
+            };
+          });
+          proxy.refuses = false;
+          await lost;
+        }
+        proxy.refuses = false;
+        await victim.waitForOutput(NEW);
+        await victim.waitForCount('aborted', 2);
+        expect(await world.instanceOf(victim)).toBeGreaterThan(instance);
+        victim.send({ type: 'release' });
+        await until(
+          async () => (await world.ended([call]))[0]!.outcome === 'completed',
+          'the guess is corrected',
+        );
+        // It runs calls under its new name.
+        expect(await world.untilEnded([await world.schedule('call')])).toMatchObject([
+          { outcome: 'completed' },
+        ]);
+        expect(await world.ended([again])).toEqual([]);
+        heir.send({ type: 'release' });
+        expect(await world.untilEnded([again])).toMatchObject([
+          { outcome: 'completed', attempt: 2, pid: heir.pid },
+        ]);
+      })(),
+  );
+
+  it(
+    'is not confused by a copy of the database beside it, whose instances have the same ids and locks',
+    inWorld(async (world) => {
+      // A crash leaves a row of an instance and a running call in both.
+      const first = await world.run();
+      const orphan = await world.schedule('call', { hold: true });
+      await first.waitFor('holding');
+      await first.kill();
+      const copy = await copyOf(world);
+
+      const [original, dead] = await Promise.all([world.run(), world.run({ url: copy.url })]);
+      expect(tally(await world.untilEnded([orphan]))).toEqual({ 'interrupted 1': 1 });
+      await dead.waitFor('rescued');
+      expect((await copy.pool.query('select from future_call_outcome')).rowCount).toBe(1);
+      // Two living instances of one id hold one lock each; then one of them dies.
+      const instances = await copy.pool.query('select id from future_call_instance');
+      expect(instances.rows).toEqual([{ id: await world.instanceOf(original) }]);
+      const held = await world.schedule('call', { hold: true });
+      await original.waitFor('holding');
+      await dead.kill();
+      const survivor = await world.run({ url: copy.url });
+      await survivor.waitFor('rescued');
+      expect(told(original, 'rescued')).toHaveLength(1);
+      original.send({ type: 'release' });
+      expect(tally(await world.untilEnded([held]))).toEqual({ 'completed 1': 1 });
+    }),
+  );
+});
+
+/** The same tables, rows and sequences in another database of the server. */
+async function copyOf(world: World): Promise<{ url: string; pool: pg.Pool }> {
+  const server = new pg.Client({ connectionString: inject('serverUrl'), application_name: 'test' });
+  await server.connect();
+  const { name } = world.database;
+  const url = new URL(world.database.url);
+  url.pathname = `/${name}_copy`;
+  const pool = new pg.Pool({ connectionString: url.href, max: 1 });
+  world.onEnd(async () => {
+    await pool.end();
+    await server.query(`drop database if exists "${name}_copy" with (force)`);
+    await server.end();
+  });
+  // Nobody may be connected to what is copied. Our own pools connect again.
+  await server.query('select pg_terminate_backend(pid) from pg_stat_activity where datname = $1', [name]);
+  await server.query(`create database "${name}_copy" template "${name}"`);
+  return { url: url.href, pool };
+}
+
+describe.concurrent('A cancel', () => {
+  it(
+    'of calls that are being claimed waits for the claim and cancels only the others: what was claimed starts once',
+    inWorld(async (world) => {
+      const app = await world.run();
+      const barrier = await world.barrier('claim', await world.instanceOf(app));
+      const claimed = await world.schedule('call', null, 0, { identifier: 'user 1' });
+      await barrier.reached();
+      const later = await world.schedule('call', null, 60_000, { identifier: 'user 1' });
+      const cancelled = world.service.cancel('user 1');
+      await until(
+        async () =>
+          (await world.count(
+            `from pg_stat_activity where wait_event_type = 'Lock' and application_name = 'scheduler' and datname = current_database()`,
+          )) > 0,
+        'the cancel waits',
+      );
+      await barrier.open();
+      expect(await cancelled).toBe(1);
+      const ended = await world.untilEnded([claimed, later]);
+      expect(ended.map(({ outcome }) => outcome)).toEqual(['completed', 'cancelled']);
+    }),
+  );
+
+  it.for(['commits', 'rolls back'] as const)(
+    'in a transaction that %s after the due time decides then: the call is not started before',
+    (end) =>
+      inWorld(async (world) => {
+        await world.run();
+        const id = await world.schedule('call', null, 1_000, { identifier: 'user 1' });
+        const transaction = await world.transaction();
+        expect(await world.service.cancel('user 1', { manager: transaction.manager })).toBe(1);
+        const after = await world.schedule('call', null, 1_500);
+        await world.untilEnded([after]);
+        expect(await world.count(`from started where call_id = ${id}`)).toBe(0);
+        if (end === 'commits') await transaction.commitTransaction();
+        else await transaction.rollbackTransaction();
+        expect(await world.untilEnded([id])).toMatchObject([
+          { outcome: end === 'commits' ? 'cancelled' : 'completed' },
+        ]);
+      })(),
+  );
+});
+
+describe.concurrent('A call that is scheduled in a transaction', () => {
+  it.for(['commits', 'rolls back'] as const)(
+    'which %s after its due time starts if and only if it commits',
+    (end) =>
+      inWorld(async (world) => {
+        await world.run();
+        const transaction = await world.transaction();
+        const { id } = await world.service.callWithDelay('call', null, 500, { manager: transaction.manager });
+        const after = await world.schedule('call', null, 1_000);
+        await world.untilEnded([after]);
+        expect(await world.count(`from started where call_id = ${id}`)).toBe(0);
+        if (end === 'commits') await world.accept([id]);
+        if (end === 'commits') await transaction.commitTransaction();
+        else await transaction.rollbackTransaction();
+        // Longer than a poll takes, to be sure that nothing more comes.
+        await sleep(2_000);
+        const started = await world.database.query('select call_id from started order by call_id');
+        expect(started.map(({ call_id }) => call_id)).toEqual(end === 'commits' ? [id, after] : [after]);
+      })(),
+  );
+});
