@@ -1,4 +1,5 @@
 import { DiscoveryService } from '@nestjs/core';
+import { LONGEST_BACKOFF } from './common/duration.js';
 import { show } from './common/show.js';
 import { labelProblem } from './common/text.js';
 import { FutureCallHandlerError, FutureCallOptionsError } from './future-call.errors.js';
@@ -6,7 +7,6 @@ import {
   attempts,
   concurrency,
   durationBetween,
-  LONGEST_BACKOFF,
   refuseUnknown,
   requireObject,
 } from './future-call.options.js';

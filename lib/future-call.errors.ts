@@ -1,4 +1,4 @@
-import { parseDuration, type Duration } from './common/duration.js';
+import { LONGEST_BACKOFF, parseDuration, type Duration } from './common/duration.js';
 import { show } from './common/show.js';
 
 /**
@@ -62,15 +62,23 @@ export class RetryError extends FutureCallError {
   }
 }
 
+const EARLIEST = Date.parse('0001-01-01T00:00:00Z');
+const LATEST = Date.parse('9999-12-31T23:59:59.999Z');
+
 function readTime(at: unknown): Date {
-  if (at instanceof Date && !Number.isNaN(at.getTime())) return at;
-  throw new FutureCallTimeError(`RetryError's at must be a valid Date, but it is ${show(at)}.`);
+  if (at instanceof Date && at.getTime() >= EARLIEST && at.getTime() <= LATEST) return at;
+  throw new FutureCallTimeError(
+    `RetryError's at must be a Date of the years 1 to 9999, but it is ${show(at)}.`,
+  );
 }
 
 function readDuration(delay: unknown): number {
+  let parsed: number;
   try {
-    return Math.max(0, parseDuration(delay));
+    parsed = parseDuration(delay);
   } catch (error) {
     throw new FutureCallTimeError(`RetryError's delay: ${(error as RangeError).message}`, { cause: error });
   }
+  if (parsed <= LONGEST_BACKOFF) return Math.max(0, parsed);
+  throw new FutureCallTimeError(`RetryError's delay ${show(delay)} is longer than a year. Use at.`);
 }

@@ -133,8 +133,6 @@ export const FUTURE_CALL_DATA_SOURCE = Symbol('FUTURE_CALL_DATA_SOURCE');
 
 export const MAX_CONCURRENCY = 10_000;
 export const MAX_ATTEMPTS = 1_000;
-/** Milliseconds: a year. */
-export const LONGEST_BACKOFF = 366 * DAY;
 
 /** Fills in the defaults. Throws `FutureCallOptionsError`, naming the option, the value and what it takes. */
 export function resolveOptions(options: FutureCallModuleOptions): ResolvedOptions {

@@ -179,12 +179,12 @@ export class FutureCallService {
   private async schedule(call: NewCall, given: EntityManager | undefined): Promise<ScheduledFutureCall> {
     const manager = this.ownManager(given);
     const mayCommitLate = this.isInTransaction(manager);
-    const wakesItself = !mayCommitLate && isDueNow(call.due) && this.wake.canClaim(call.name);
-    const { id, dueAt } = await this.store.schedule(
-      call,
-      mayCommitLate ? 'always' : wakesItself ? 'never' : 'soon',
-      manager,
-    );
+    const wakesItself = !mayCommitLate && isDueNow(call.due) && this.wake.reserve(call.name);
+    const notify = mayCommitLate ? 'always' : wakesItself ? 'never' : 'soon';
+    const { id, dueAt } = await this.store.schedule(call, notify, manager).catch((error: unknown) => {
+      if (wakesItself) this.wake.giveBack(call.name);
+      throw error;
+    });
     if (wakesItself) this.wake.scheduled(call.name, dueAt);
     return this.accepted(call, id, dueAt);
   }

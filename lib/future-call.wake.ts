@@ -3,9 +3,13 @@ import { Injectable } from '@nestjs/common';
 
 /** The poller of this process, as scheduling sees it. */
 export interface LocalPoller {
-  /** Whether a call of that handler that is due now would be claimed at once. */
-  canClaim(name: string): boolean;
-  /** A call was scheduled: due at that moment, in milliseconds since 1970. */
+  /**
+   * Reserves a slot for a call of that handler that is due now; false when none is free. A reservation ends with
+   * `scheduled`, or with `giveBack`.
+   */
+  reserve(name: string): boolean;
+  giveBack(name: string): void;
+  /** The call was scheduled: due at that moment, in milliseconds since 1970. */
   scheduled(name: string, dueAt: number): void;
 }
 
@@ -19,7 +23,8 @@ export class FutureCallWake implements LocalPoller {
 
   attach(poller: LocalPoller): void {
     this.poller = {
-      canClaim: (name) => poller.canClaim(name),
+      reserve: (name) => poller.reserve(name),
+      giveBack: (name) => poller.giveBack(name),
       // In the context of who attaches. Timers that are set and claims that are made from here would inherit the
       // caller's, and with it a transaction that is long over.
       scheduled: AsyncResource.bind((name: string, dueAt: number) => poller.scheduled(name, dueAt)),
@@ -30,8 +35,12 @@ export class FutureCallWake implements LocalPoller {
     this.poller = undefined;
   }
 
-  canClaim(name: string): boolean {
-    return this.poller?.canClaim(name) ?? false;
+  reserve(name: string): boolean {
+    return this.poller?.reserve(name) ?? false;
+  }
+
+  giveBack(name: string): void {
+    this.poller?.giveBack(name);
   }
 
   scheduled(name: string, dueAt: number): void {

@@ -29,6 +29,9 @@ export interface ParsedDelay {
   milliseconds: number;
 }
 
+/** The longest wait between two attempts, in milliseconds: a year. */
+export const LONGEST_BACKOFF = 366 * 86_400_000;
+
 const MILLISECONDS = {
   weeks: 604_800_000,
   days: 86_400_000,

@@ -8,7 +8,7 @@ import { FutureCallSession } from '../store/future-call.session.js';
 const LARGEST_BATCH = 5_000;
 /** How long to wait before trying again on a session that works, in milliseconds: after a deadlock, say. */
 const RETRY_AFTER = 100;
-/** The longest such wait: each one that fails in a row is twice as long. */
+/** The longest such wait: each one is twice as long as the one before. */
 const LONGEST_RETRY = 5_000;
 
 /**
@@ -18,9 +18,11 @@ const LONGEST_RETRY = 5_000;
 @Injectable()
 export class FutureCallCompleter {
   private readonly logger = new Logger('FutureCall');
-  private readonly stopped = new AbortController();
+  private isStopped = false;
   private waiting: AttemptEnd[] = [];
-  private failures = 0;
+  /** Of ends that were set aside. */
+  private readonly aside = new Set<NodeJS.Timeout>();
+  private readonly tries = new WeakMap<AttemptEnd, number>();
   private isRecording = false;
   private recording = Promise.resolve();
   private confirmed: (ends: readonly AttemptEnd[]) => void = () => {};
@@ -48,14 +50,16 @@ export class FutureCallCompleter {
   /** Resolves when everything that was added is recorded, or the signal is aborted. */
   async settled(signal: AbortSignal): Promise<void> {
     await this.recording;
-    while (this.waiting.length > 0 && !signal.aborted) {
+    while (this.waiting.length + this.aside.size > 0 && !signal.aborted) {
       await sleep(RETRY_AFTER, signal);
       await this.recording;
     }
   }
 
   stop(): void {
-    this.stopped.abort();
+    this.isStopped = true;
+    for (const timer of this.aside) clearTimeout(timer);
+    this.aside.clear();
   }
 
   private async record(): Promise<void> {
@@ -63,7 +67,7 @@ export class FutureCallCompleter {
     try {
       // What ends in the same turn of the event loop goes together.
       await nextTurn();
-      while (this.waiting.length > 0 && this.session.isOpen && !this.stopped.signal.aborted) {
+      while (this.waiting.length > 0 && this.session.isOpen && !this.isStopped) {
         await this.recordBatch(this.waiting.splice(0, LARGEST_BATCH));
       }
     } finally {
@@ -75,7 +79,6 @@ export class FutureCallCompleter {
   private async recordBatch(batch: AttemptEnd[]): Promise<void> {
     try {
       await this.store.end(batch);
-      this.failures = 0;
       this.confirmed(batch);
     } catch (error) {
       if (!this.session.isOpen) {
@@ -86,15 +89,25 @@ export class FutureCallCompleter {
         await this.recordBatch(batch.slice(0, half));
         await this.recordBatch(batch.slice(half));
       } else {
-        await this.tryLater(batch[0]!, error);
+        this.tryLater(batch[0]!, error);
       }
     }
   }
 
-  private async tryLater(end: AttemptEnd, error: unknown): Promise<void> {
-    this.waiting.push(end);
+  /** Sets it aside, so that no other end waits for it. */
+  private tryLater(end: AttemptEnd, error: unknown): void {
+    const tries = (this.tries.get(end) ?? 0) + 1;
+    this.tries.set(end, tries);
     const { name, id } = end.call;
-    this.logger.warn(`Recording how "${name}" (id ${id}) ended failed, and is tried again: ${String(error)}`);
-    await sleep(Math.min(RETRY_AFTER * 2 ** this.failures++, LONGEST_RETRY), this.stopped.signal);
+    const failure = `Recording how "${name}" (id ${id}) ended fails, and is tried until it works: ${String(error)}`;
+    if (tries === 1) this.logger.warn(failure);
+    const timer = setTimeout(
+      () => {
+        this.aside.delete(timer);
+        this.add(end);
+      },
+      Math.min(RETRY_AFTER * 2 ** (tries - 1), LONGEST_RETRY),
+    );
+    this.aside.add(timer);
   }
 }

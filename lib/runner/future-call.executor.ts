@@ -39,7 +39,8 @@ export class FutureCallExecutor {
   /** Every call that was claimed and whose end is not confirmed. */
   private readonly known = new Map<string, ClaimedCall>();
   private readonly attempts = new Set<FutureCallAttempt>();
-  private context!: AsyncResource;
+  /** Handlers with a queue, in the order in which they take turns. */
+  private waiting: HandlerState[] = [];
   private queued = 0;
   private isStarting = false;
   private isStopped = false;
@@ -54,9 +55,6 @@ export class FutureCallExecutor {
   ) {}
 
   start(handlers: Iterable<RegisteredHandler>, slotFreed: () => void): void {
-    // Handlers run in the context of the boot, not of whoever scheduled or claimed: an ambient transaction of a user
-    // would swallow what they write.
-    this.context = new AsyncResource('FutureCall');
     this.slotFreed = slotFreed;
     for (const handler of handlers) {
       const limit = Math.min(
@@ -79,12 +77,11 @@ export class FutureCallExecutor {
     return this.attempts.size;
   }
 
-  /** Whether a call of that handler would start at once. */
-  hasSlot(name: string): boolean {
+  /** How many more calls of that handler would start at once. */
+  freeSlots(name: string): number {
     const state = this.handlers.get(name);
-    return (
-      state !== undefined && this.running + this.queued < this.options.concurrency && freeSlots(state) > 0
-    );
+    if (state === undefined) return 0;
+    return Math.min(this.options.concurrency - this.running - this.queued, freeSlots(state));
   }
 
   /** What may be claimed now, or undefined when it is not worth a statement yet. */
@@ -121,7 +118,7 @@ export class FutureCallExecutor {
     for (const call of calls) {
       const state = this.handlers.get(call.name)!;
       state.speed.begin(now);
-      state.queue.push(call);
+      if (state.queue.push(call) === 1) this.waiting.push(state);
       this.known.set(call.id, call);
     }
     this.queued += calls.length;
@@ -142,6 +139,7 @@ export class FutureCallExecutor {
   takeQueued(): ClaimedCall[] {
     const calls = [...this.handlers.values()].flatMap((state) => state.queue.splice(0));
     this.queued = 0;
+    this.waiting = [];
     for (const { id } of calls) this.known.delete(id);
     return calls;
   }
@@ -182,17 +180,13 @@ export class FutureCallExecutor {
     }
   }
 
-  /** The handlers take turns: who starts one goes to the end of the map. */
+  /** The handlers take turns: who has had one goes to the end. */
   private nextHandler(): HandlerState | undefined {
-    for (const [name, state] of this.handlers) {
-      if (state.queue.length === 0 || state.running >= state.limit) continue;
-      if (this.handlers.size > 1) {
-        this.handlers.delete(name);
-        this.handlers.set(name, state);
-      }
-      return state;
-    }
-    return undefined;
+    const index = this.waiting.findIndex(({ running, limit }) => running < limit);
+    if (index < 0) return undefined;
+    const [state] = this.waiting.splice(index, 1) as [HandlerState];
+    if (state.queue.length > 1) this.waiting.push(state);
+    return state;
   }
 
   private begin(state: HandlerState, call: ClaimedCall): void {
@@ -201,31 +195,39 @@ export class FutureCallExecutor {
     state.running++;
     if (this.events.observed)
       this.events.emit({ type: 'started', ...attempt.describe(), dueAt: attempt.dueAt });
-    let result: unknown;
+    let result: Promise<unknown> | undefined;
     try {
       const data: unknown = call.data === null ? null : JSON.parse(call.data);
-      result = this.context.runInAsyncScope(state.handler.invoke, undefined, data, attempt);
+      // A context of its own: what one handler enters, the next one must not find.
+      const answer = new AsyncResource('FutureCall').runInAsyncScope(
+        state.handler.invoke,
+        undefined,
+        data,
+        attempt,
+      );
+      if (isThenable(answer)) result = Promise.resolve(answer);
     } catch (error) {
       this.failed(state, call, attempt, error);
       return;
     }
-    if (isThenable(result)) {
-      Promise.resolve(result).then(
-        () => this.ended(state, attempt, { call, error: null }),
+    if (result === undefined) {
+      this.ended(state, call, attempt, { call, error: null });
+    } else {
+      result.then(
+        () => this.ended(state, call, attempt, { call, error: null }),
         (error: unknown) => this.failed(state, call, attempt, error),
       );
-    } else {
-      this.ended(state, attempt, { call, error: null });
     }
   }
 
   private failed(state: HandlerState, call: ClaimedCall, attempt: FutureCallAttempt, thrown: unknown): void {
+    const error = describeError(thrown);
     if (attempt.isAborted) {
       // It was told to end early and did. What it is worth is decided where it was told: by the drain or by a rescuer.
-      this.ended(state, attempt, undefined);
+      this.logger.warn(`Future call ${attempt.toString()} ended after it was told to: ${error.message}`);
+      this.ended(state, call, attempt, undefined);
       return;
     }
-    const error = describeError(thrown);
     const next = this.nextAttempt(state, attempt, thrown);
     this.logger.error(
       `Future call ${attempt.toString()} failed${next === undefined ? '' : ', and is tried again'}: ${error.message}`,
@@ -239,7 +241,11 @@ export class FutureCallExecutor {
         willRetry: next !== undefined,
       });
     }
-    this.ended(state, attempt, { call, error: JSON.stringify({ attempt: call.attempt, ...error }), next });
+    this.ended(state, call, attempt, {
+      call,
+      error: JSON.stringify({ attempt: call.attempt, ...error }),
+      next,
+    });
   }
 
   private nextAttempt(
@@ -251,17 +257,25 @@ export class FutureCallExecutor {
       return nextAttempt(handler.options, attempt.attempt, thrown);
     } catch (error) {
       this.logger.error(
-        `The backoff of ${handler.className} failed for future call ${attempt.toString()}, so the default applies: ${String(error)}`,
+        `The backoff of ${handler.className} failed for future call ${attempt.toString()}, so the default applies: ${describeError(error).message}`,
       );
       return exponential(attempt.attempt, DEFAULT_BACKOFF.delay, DEFAULT_BACKOFF.max);
     }
   }
 
-  private ended(state: HandlerState, attempt: FutureCallAttempt, end: AttemptEnd | undefined): void {
+  private ended(
+    state: HandlerState,
+    call: ClaimedCall,
+    attempt: FutureCallAttempt,
+    end: AttemptEnd | undefined,
+  ): void {
     this.attempts.delete(attempt);
     state.running--;
     state.speed.count();
     if (end !== undefined) this.completer.add(end);
+    // Of an instance that was taken for dead: nobody asks for it any more. A call of this instance stays known until the
+    // drain has given it its outcome, or coming back would release it.
+    else if (call.instanceId !== this.session.instance.id) this.known.delete(call.id);
     this.startNext();
     if (state.running === 0 && state.queue.length === 0) state.speed.pause(performance.now());
     if (this.running === 0) this.becameIdle();

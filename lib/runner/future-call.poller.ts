@@ -46,6 +46,8 @@ export class FutureCallPoller implements LocalPoller {
   /** What to add to this process's monotonic clock to get the database's, at most. */
   private clockOffset: number | undefined;
   private served = 1;
+  /** Slots that calls of this process are promised, which are being inserted. */
+  private reserved = 0;
   private isStopped = true;
   private readonly stopped = new AbortController();
   /** Why the last claim failed: told once. */
@@ -96,14 +98,28 @@ export class FutureCallPoller implements LocalPoller {
     if (separator <= 0 || !Number.isFinite(dueAt)) return;
     const name = payload.slice(separator + NOTIFICATION_SEPARATOR.length);
     // Without a name: of several handlers at once.
-    for (const one of name === '' ? this.byName.keys() : [name]) this.scheduled(one, dueAt);
+    for (const one of name === '' ? this.byName.keys() : [name]) this.heardOf(one, dueAt);
   }
 
-  canClaim(name: string): boolean {
-    return !this.isStopped && this.session.isTrusted && this.executor.hasSlot(name);
+  reserve(name: string): boolean {
+    const handler = this.byName.get(name);
+    if (handler === undefined || this.isStopped || !this.session.isTrusted) return false;
+    // Twenty calls that are scheduled at once are not all claimed by an instance with ten slots.
+    if (this.executor.freeSlots(name) <= this.reserved) return false;
+    this.reserved++;
+    return true;
+  }
+
+  giveBack(): void {
+    this.reserved--;
   }
 
   scheduled(name: string, dueAt: number): void {
+    this.reserved--;
+    this.heardOf(name, dueAt);
+  }
+
+  private heardOf(name: string, dueAt: number): void {
     const handler = this.byName.get(name);
     if (handler === undefined || this.isStopped) return;
     const isDue = this.clockOffset === undefined || dueAt <= this.databaseClock(this.clockOffset);

@@ -23,6 +23,10 @@ interface Missing {
   /** When the first answer came that did not have the lock, on this process's monotonic clock. */
   since: number;
   looks: number;
+  /** Without one, it is known by its running calls alone. */
+  hasRow: boolean;
+  /** Why it could not be rescued: told once. */
+  failure?: string;
 }
 
 /**
@@ -76,25 +80,35 @@ export class FutureCallRescuer {
     }
   }
 
+  /** Looks, and rescues who is dead. All of it has a deadline: the look is the probe of the session. */
   private async look(): Promise<void> {
     const sentAt = performance.now();
-    const deadline = setTimeout(
-      () => this.session.abandon('no answer'),
-      Math.max(2 * this.options.rescueAfter, SHORTEST_DEADLINE),
-    );
-    let seen: SeenInstance[];
-    try {
-      seen = await this.store.look(this.looks++ % LOOK_AT_EVERYONE === 0);
-    } finally {
-      clearTimeout(deadline);
-    }
+    const seen = await this.withinDeadline(() => this.store.look(this.looksAtEveryone()));
     const own = seen.find(({ id }) => id === this.session.instance.id);
     if (own?.holdsLock !== true) {
       this.session.abandon(own === undefined ? 'our row is gone' : 'our lock is gone');
       return;
     }
     this.answered();
-    for (const instance of this.dead(seen, sentAt)) await this.rescue(instance);
+    for (const instance of this.dead(seen, sentAt)) await this.withinDeadline(() => this.rescue(instance));
+  }
+
+  private async withinDeadline<T>(work: () => Promise<T>): Promise<T> {
+    const deadline = setTimeout(
+      () => this.session.abandon('no answer'),
+      Math.max(2 * this.options.rescueAfter, SHORTEST_DEADLINE),
+    );
+    try {
+      return await work();
+    } finally {
+      clearTimeout(deadline);
+    }
+  }
+
+  /** Rarely; but who was seen once that way has to be seen in every look until it is judged. */
+  private looksAtEveryone(): boolean {
+    const isTracking = [...this.missing.values()].some(({ hasRow }) => !hasRow);
+    return this.looks++ % LOOK_AT_EVERYONE === 0 || isTracking;
   }
 
   /** Whose lock has been missing for the whole of `rescueAfter`, up to when this look was sent. */
@@ -103,8 +117,8 @@ export class FutureCallRescuer {
     const ids = new Set(without.map(({ id }) => id));
     for (const id of this.missing.keys()) if (!ids.has(id)) this.missing.delete(id);
     const answeredAt = performance.now();
-    return without.filter(({ id }) => {
-      const missing = this.missing.get(id) ?? { since: answeredAt, looks: 0 };
+    return without.filter(({ id, host }) => {
+      const missing = this.missing.get(id) ?? { since: answeredAt, looks: 0, hasRow: host !== null };
       missing.looks++;
       this.missing.set(id, missing);
       return missing.looks >= LOOKS && sentAt - missing.since >= this.options.rescueAfter;
@@ -112,12 +126,27 @@ export class FutureCallRescuer {
   }
 
   private async rescue({ id, host, pid }: SeenInstance): Promise<void> {
-    const calls = await this.store.rescue(id, DEFAULT_BACKOFF);
+    const where = host === null ? '' : ` (${host}, pid ${pid})`;
+    let calls: InterruptedCall[] | undefined;
+    try {
+      calls = await this.store.rescue(id, DEFAULT_BACKOFF);
+    } catch (error) {
+      // Without a session everybody is looked at anew. With one, the others must not wait for this one.
+      if (!this.session.isOpen) throw error;
+      this.rescueFailed(id, `Rescuing instance ${id}${where} fails, and is tried again: ${String(error)}`);
+      return;
+    }
     if (calls === undefined) return;
     this.missing.delete(id);
-    const where = host === null ? '' : ` (${host}, pid ${pid})`;
     this.logger.warn(`Instance ${id}${where} is dead. ${this.interrupted(id, calls)}`);
     this.events.emit({ type: 'rescued', instanceId: id, host, pid, calls: calls.length });
+  }
+
+  private rescueFailed(id: number, failure: string): void {
+    const missing = this.missing.get(id);
+    if (missing === undefined || missing.failure === failure) return;
+    missing.failure = failure;
+    this.logger.warn(failure);
   }
 
   /** Tells of calls that ended with an instance. Answers with a sentence for the log. */

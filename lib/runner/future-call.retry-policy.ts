@@ -1,4 +1,4 @@
-import { parseDuration } from '../common/duration.js';
+import { LONGEST_BACKOFF, parseDuration, type Duration } from '../common/duration.js';
 import { DoNotRetryError, RetryError } from '../future-call.errors.js';
 import type { FutureCallHandlerOptions } from '../future-call.types.js';
 import type { NextAttempt } from '../store/future-call.engine-store.js';
@@ -17,7 +17,7 @@ export function nextAttempt(
 ): NextAttempt | undefined {
   if (attempt >= attempts || error instanceof DoNotRetryError) return undefined;
   if (error instanceof RetryError) return error.at === undefined ? { delay: error.delay! } : { at: error.at };
-  if (typeof backoff === 'function') return { delay: Math.max(0, parseDuration(backoff(attempt, error))) };
+  if (typeof backoff === 'function') return { delay: answered(backoff(attempt, error)) };
   if (backoff.type === 'fixed') return { delay: parseDuration(backoff.delay) };
   const { delay = DEFAULT_BACKOFF.delay, max = DEFAULT_BACKOFF.max } = backoff;
   return exponential(attempt, parseDuration(delay), parseDuration(max));
@@ -27,4 +27,10 @@ export function nextAttempt(
 export function exponential(attempt: number, delay: number, max: number): NextAttempt {
   const whole = Math.min(max, delay * 2 ** (attempt - 1));
   return { delay: whole / 2 + (Math.random() * whole) / 2 };
+}
+
+function answered(duration: Duration): number {
+  const delay = parseDuration(duration);
+  if (delay <= LONGEST_BACKOFF) return Math.max(0, delay);
+  throw new RangeError(`A backoff of ${delay} ms is longer than a year.`);
 }

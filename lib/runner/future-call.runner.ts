@@ -5,7 +5,6 @@ import {
   type OnApplicationBootstrap,
   type OnModuleDestroy,
 } from '@nestjs/common';
-import { sleep } from '../common/sleep.js';
 import { FutureCallRegistry } from '../discovery/future-call.registry.js';
 import { FutureCallEvents } from '../future-call.events.js';
 import { FUTURE_CALL_OPTIONS, type ResolvedOptions } from '../future-call.options.js';
@@ -179,19 +178,21 @@ export class FutureCallRunner implements OnApplicationBootstrap, OnModuleDestroy
   }
 }
 
-/** Waits for `work`, but not longer than that. */
+/**
+ * Waits for `work`, but not longer than that. Keeps the process alive meanwhile: with the database away nothing else
+ * may, and `app.close()` would end in the middle.
+ */
 async function withDeadline(
   milliseconds: number,
   work: (signal: AbortSignal) => Promise<void>,
 ): Promise<void> {
   const over = new AbortController();
-  const deadline = new AbortController();
+  let timer: NodeJS.Timeout | undefined;
+  const deadline = new Promise<void>((resolve) => (timer = setTimeout(resolve, milliseconds)));
   try {
-    await Promise.race([
-      work(deadline.signal),
-      sleep(milliseconds, over.signal).then(() => deadline.abort()),
-    ]);
+    await Promise.race([work(over.signal), deadline]);
   } finally {
+    clearTimeout(timer);
     over.abort();
   }
 }

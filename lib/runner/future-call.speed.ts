@@ -39,6 +39,7 @@ export class FutureCallSpeed {
   /** How many end in the time that is claimed ahead, at the speed of late. */
   perWindow(now: number): number {
     if (this.busySince !== undefined) this.sample(now);
+    else if (now - this.idleSince > STALE_AFTER) return 0;
     return Math.floor(this.ahead);
   }
 

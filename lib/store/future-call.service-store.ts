@@ -69,7 +69,9 @@ export class FutureCallServiceStore {
       }
       const earliest = accepted.reduce((least, { dueAt }) => Math.min(least, dueAt), Infinity);
       const name = calls.every((call) => call.name === calls[0]!.name) ? calls[0]!.name : '';
-      await this.run((await this.statements()).notify, [name, earliest, notify], inside);
+      // 'always': by the time all of this commits, 'soon' would have been judged too early.
+      if (notify !== 'never')
+        await this.run((await this.statements()).notify, [name, earliest, 'always'], inside);
       return accepted;
     });
   }
@@ -118,8 +120,8 @@ export class FutureCallServiceStore {
     values: unknown[],
     manager = this.dataSource.manager,
   ): Promise<unknown> {
-    // TypeORM hands the query on to pg as it is. Its loggers print it with String().
-    const query = this.options.preparedStatements ? { name, text, toString: () => text } : text;
+    // TypeORM hands the query on to pg as it is, and to loggers and subscribers, to whom it must be a string.
+    const query = this.options.preparedStatements ? Object.assign(Object(text), { name, text }) : text;
     return manager.query(query as string, values);
   }
 }

@@ -9,8 +9,9 @@ export async function configureSession(connection: FutureCallConnection, rescueA
     // Each statement of a claim, a completion and a rescue needs its own, young snapshot.
     default_transaction_isolation: 'read committed',
     default_transaction_read_only: 'off',
-    // No statement of ours waits long for a row: the next try does.
-    lock_timeout: '10s',
+    // No statement of ours waits long for a lock: the next try does. Shorter than the probe's deadline, or somebody's
+    // lock on a table would look like a dead connection.
+    lock_timeout: `${Math.max(rescueAfter, 2_500)}ms`,
     statement_timeout: '60s',
     idle_in_transaction_session_timeout: '60s',
     // The look resets it. PostgreSQL itself ends the session of a frozen process, which keepalives never see.

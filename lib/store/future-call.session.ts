@@ -1,3 +1,4 @@
+import { randomBytes } from 'node:crypto';
 import { hostname } from 'node:os';
 import { Inject, Injectable, Logger } from '@nestjs/common';
 import type { DataSource } from 'typeorm';
@@ -43,6 +44,9 @@ const MAX_REASONS = 5;
 /** How long a new connection may take until it is in use, in milliseconds. Nobody looks at it before. */
 const READY_WITHIN = 10_000;
 
+/** How long the instance's own lock may be refused, in milliseconds, before it becomes another one. */
+const REFUSED_FOR = 5_000;
+
 /** How long the last statements may take, in milliseconds. */
 const GOODBYE = 3_000;
 
@@ -64,8 +68,12 @@ export class FutureCallSession {
   private oid = 0;
   private handlers = '';
   private me!: InstanceIdentity;
-  /** The instance that the listener knows of: not the one that an attempt to reconnect has just become. */
-  private knownAs = 0;
+  /** When the database says that it registered: with its id, host and pid it is nobody else's row. */
+  private registeredAt = '';
+  /** Whether the listener knows of this instance: it does not of one that an attempt to reconnect has just become. */
+  private isKnown = false;
+  /** Signs our connections. An id alone may come again: after a failover, or if somebody resets the sequence. */
+  private readonly signature = randomBytes(4).toString('hex');
   private backend = 0;
   private answeredAt = -Infinity;
   private openedAt = 0;
@@ -144,18 +152,19 @@ export class FutureCallSession {
   /** Ends the instance: deregisters if nothing runs under it, lets go of the lock and disconnects. Never throws. */
   async stop(): Promise<void> {
     this.stopped.abort();
-    await this.reconnecting;
-    const connection = this.connection;
-    if (connection === undefined) return;
-    this.connection = undefined;
+    let connection = this.connection;
     // Nobody looks any more, so nobody would notice a connection that swallows everything.
-    const deadline = setTimeout(() => connection.destroy(), GOODBYE);
+    const deadline = setTimeout(() => (connection ?? this.connection)?.destroy(), GOODBYE);
+    await this.reconnecting;
+    connection = this.connection;
+    this.connection = undefined;
     try {
+      if (connection === undefined) return;
       await connection.query(this.statements.deregister, [this.me.id]);
       await connection.query(this.statements.unlock, [this.lockClass, this.me.id]);
       await connection.close();
     } catch (error) {
-      connection.destroy();
+      connection?.destroy();
       this.logger.warn(
         `Instance ${this.me.id} could not say goodbye (${messageOf(error)}); another instance will clean up after it.`,
       );
@@ -178,13 +187,15 @@ export class FutureCallSession {
   private async open(
     prepare: (connection: FutureCallConnection) => Promise<void>,
   ): Promise<FutureCallConnection> {
-    const signal = AbortSignal.any([this.stopped.signal, AbortSignal.timeout(READY_WITHIN)]);
+    const { signal } = this.stopped;
     const connection = await FutureCallConnection.open(this.dataSource, {
       url: this.options.sessionUrl,
       applicationName: 'future-call instance',
       signal,
     });
     const giveUp = () => connection.destroy();
+    // No AbortSignal.timeout(): behind an any() it may be collected before it fires.
+    const deadline = setTimeout(giveUp, READY_WITHIN);
     signal.addEventListener('abort', giveUp);
     try {
       await this.refusePooler(connection);
@@ -195,6 +206,7 @@ export class FutureCallSession {
       connection.destroy();
       throw error;
     } finally {
+      clearTimeout(deadline);
       signal.removeEventListener('abort', giveUp);
     }
   }
@@ -220,14 +232,16 @@ export class FutureCallSession {
     this.openedAt = performance.now();
     connection.onNotification((payload) => this.listener.notified(payload));
     this.connection = connection;
-    this.knownAs = this.me.id;
+    this.isKnown = true;
     this.backend = connection.announcedPid;
     void connection.gone.then((error) => {
       // Our own goodbye comes with the reference already gone.
       if (this.connection !== connection) return;
       this.connection = undefined;
-      this.listener.lost(error ?? new Error('the server closed the connection'));
+      // pg leaves the socket open after an error that came without a statement.
+      connection.destroy();
       this.reconnecting = this.reconnect();
+      this.listener.lost(error ?? new Error('the server closed the connection'));
     });
   }
 
@@ -236,6 +250,7 @@ export class FutureCallSession {
       rows: [row],
     } = await connection.query(this.statements.newInstanceId);
     this.me = { id: Number(row![0]), host: hostname(), pid: process.pid };
+    this.isKnown = false;
     this.oid = Number(row![1]);
     await this.signConnection(connection);
     // Lock before registering: an instance that dies in between must look dead, not idle.
@@ -245,13 +260,15 @@ export class FutureCallSession {
           `Use other keys for your own advisory locks: the first one is the oid of the table future_call_instance.`,
       );
     }
-    await connection.query(this.statements.register, [
-      this.me.id,
-      this.me.host,
-      this.me.pid,
+    const { id, host, pid } = this.me;
+    const registered = await connection.query(this.statements.register, [
+      id,
+      host,
+      pid,
       this.options.pollInterval,
       this.handlers,
     ]);
+    this.registeredAt = registered.rows[0]![0]!;
     await this.listen(connection);
   }
 
@@ -262,9 +279,11 @@ export class FutureCallSession {
 
   /** Writes on the connection whose it is: for people, and for ourselves, when we lose it. */
   private async signConnection(connection: FutureCallConnection): Promise<void> {
-    await connection.query({ text: `select set_config('application_name', $1, false)` }, [
-      `future-call instance ${this.me.id}`,
-    ]);
+    await connection.query({ text: `select set_config('application_name', $1, false)` }, [this.signedName]);
+  }
+
+  private get signedName(): string {
+    return `future-call instance ${this.me.id} ${this.signature}`;
   }
 
   private async takeLock(connection: FutureCallConnection): Promise<boolean> {
@@ -301,7 +320,7 @@ export class FutureCallSession {
   private async restore(): Promise<void> {
     const connection = await this.open((opened) => this.resume(opened));
     // Whatever happened in this attempt: an earlier one may have become an instance, and broken before it was used.
-    const sameInstance = this.me.id === this.knownAs;
+    const sameInstance = this.isKnown;
     this.use(connection);
     try {
       await this.listener.restored(sameInstance);
@@ -314,25 +333,27 @@ export class FutureCallSession {
   /** Takes the same instance's lock again, or becomes a new instance if this one was rescued meanwhile. */
   private async resume(connection: FutureCallConnection): Promise<void> {
     await this.signConnection(connection);
+    const giveUpAt = performance.now() + REFUSED_FOR;
     while (!(await this.takeLock(connection))) {
+      // Neither ours nor a rescuer's: somebody else lives under this id.
+      if (performance.now() > giveUpAt) return this.becomeInstance(connection);
       // An old backend of ours still lives and does not know that its client is gone, or a rescuer is at work on us.
-      await connection.query(this.statements.terminateOwnBackends, [
-        this.oid,
-        this.me.id,
-        `future-call instance ${this.me.id}`,
-      ]);
+      await connection.query(this.statements.terminateOwnBackends, [this.oid, this.me.id, this.signedName]);
       await sleep(20, this.stopped.signal);
     }
     // In the next statement: in one with the lock, both would read one snapshot, older than the lock, and see a row
     // that a rescuer has deleted.
-    const {
-      rows: [row],
-    } = await connection.query(this.statements.isRegistered, [this.me.id]);
-    if (row![0] === 't') await this.listen(connection);
-    else await this.becomeInstance(connection);
+    const { id, host, pid } = this.me;
+    const answer = await connection.query(this.statements.isRegistered, [id, host, pid, this.registeredAt]);
+    if (answer.rows[0]![0] === 't') return this.listen(connection);
+    // What still runs under the old id must not look as if it had an instance.
+    await connection.query(this.statements.unlock, [this.lockClass, id]);
+    return this.becomeInstance(connection);
   }
 }
 
 function messageOf(error: unknown): string {
+  // Node has no message for a host of which no address answers.
+  if (error instanceof AggregateError && error.message === '') return messageOf(error.errors[0]);
   return error instanceof Error ? error.message : String(error);
 }

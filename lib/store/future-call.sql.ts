@@ -11,7 +11,7 @@ export const notify = (tables: FutureCallTables, name: string, dueAt: string) =>
 
 /** Milliseconds since 1970; what is beyond the years of a `Date` is as far as they go. */
 export const epochMilliseconds = (time: string) =>
-  `(extract(epoch from least(greatest(${time}, '0001-01-01 00:00+00'), '9999-12-31 23:59+00')) * 1000)::bigint`;
+  `(extract(epoch from least(greatest(${time}, '0001-01-01 00:00+00'), '9999-12-31 23:59:59.999+00')) * 1000)::bigint`;
 
 const channel = ({ instance }: FutureCallTables) =>
   `'future_call_' || '${escape(instance.path)}'::regclass::oid`;

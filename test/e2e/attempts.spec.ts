@@ -150,7 +150,11 @@ it('a handler that does not allow further attempts fails also with RetryError', 
 
 it('RetryError refuses what is no time', () => {
   expect(() => new RetryError({ at: new Date(NaN) })).toThrow(
-    "RetryError's at must be a valid Date, but it is Invalid Date.",
+    "RetryError's at must be a Date of the years 1 to 9999, but it is Invalid Date.",
+  );
+  expect(() => new RetryError({ at: new Date(-8.64e15) })).toThrow('of the years 1 to 9999');
+  expect(() => new RetryError({ delay: '2y' })).toThrow(
+    'RetryError\'s delay "2y" is longer than a year. Use at.',
   );
   expect(() => new RetryError({ delay: 'soon' })).toThrow('"soon" is not a length of time');
 });

@@ -18,6 +18,7 @@ interface PlanNode {
 
 let database: TestDatabase;
 let connection: FutureCallConnection;
+let statements: ReturnType<typeof engineStatements>;
 let pid: string;
 beforeAll(async () => {
   database = await createDatabase();
@@ -75,7 +76,8 @@ describe('the claim', () => {
     connection = await FutureCallConnection.open(dataSource, { applicationName: 'plan' });
     await configureSession(connection, 5_000);
     pid = String(connection.announcedPid);
-    const { text } = engineStatements(futureCallTables(dataSource)).claim;
+    statements = engineStatements(futureCallTables(dataSource));
+    const { text } = statements.claim;
     await connection.query({
       text: `prepare claim (text[], int[], timestamptz[], bigint[], int, int, int, int) as ${text}`,
     });
@@ -156,4 +158,31 @@ describe('the claim', () => {
     expect(claimed).toBe(50);
     expect(free.length).toBe(300 - claimed);
   });
+});
+
+describe('ending calls', () => {
+  it.each(['complete', 'completeAndKeep', 'fail', 'retry', 'release', 'correct'] as const)(
+    '(%s) probes the key once a call, also when the plan was made for an empty and analyzed table',
+    async (name) => {
+      await database.query('truncate future_call_running, future_call_outcome');
+      await database.query('vacuum analyze future_call_running, future_call_outcome');
+      const { text } = statements[name];
+      const places = Math.max(...[...text.matchAll(/\$(\d+)/g)].map(([, n]) => Number(n)));
+      await connection.query({ text: `prepare ${name} as ${text}` });
+      const nulls = Array.from({ length: places }, () => 'null').join();
+      const { rows } = await connection.query({ text: `explain (format json) execute ${name} (${nulls})` });
+      const [{ Plan: plan }] = JSON.parse(rows[0]![0]!) as [{ Plan: PlanNode }];
+      const scans = nodes(plan).filter(
+        (node) =>
+          /future_call_(running|outcome)/.test(node['Relation Name'] ?? '') && /Scan/.test(node['Node Type']),
+      );
+      expect(scans).toEqual([
+        expect.objectContaining({
+          'Node Type': 'Index Scan',
+          'Index Name': expect.stringMatching(/^PK_/),
+          'Index Cond': expect.stringContaining('token.id'),
+        }),
+      ]);
+    },
+  );
 });

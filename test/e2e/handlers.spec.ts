@@ -334,12 +334,13 @@ describe("Nest's enhancers", () => {
 });
 
 describe('the asynchronous context', () => {
-  it('of who schedules does not reach the handler', async () => {
+  it('of who schedules does not reach the handler, nor that of one handler the next', async () => {
     const storage = new AsyncLocalStorage<string>();
     @FutureCall('context')
     class Context {
       invoke() {
         report(storage.getStore());
+        storage.enterWith('a handler');
       }
     }
     const { service } = await bootApp(database, { providers: [Context], options: { concurrency: 1 } });

@@ -1,6 +1,13 @@
 import { Injectable, Module, type OnApplicationBootstrap, type OnModuleInit } from '@nestjs/common';
 import pg from 'pg';
-import { DataSource, type EntityManager } from 'typeorm';
+import {
+  AbstractLogger,
+  DataSource,
+  type EntityManager,
+  type LogLevel,
+  type LogMessage,
+  type QueryFailedError,
+} from 'typeorm';
 import { afterAll, beforeAll, beforeEach, describe, expect, it, onTestFinished, vi } from 'vitest';
 import {
   FutureCall,
@@ -249,7 +256,7 @@ describe('a time', () => {
       '1970-01-01T00:00:00.000Z',
       '2026-11-22T10:11:12.345Z',
       '2262-04-11T23:47:16.855Z',
-      '9999-12-30T23:59:59.999Z',
+      '9999-12-31T23:59:59.999Z',
     ]) {
       const { id, dueAt } = await service.callAtTime(Remind, null, new Date(text));
       expect(dueAt.toISOString()).toBe(text);
@@ -688,6 +695,32 @@ describe('TypeORM', () => {
       expect(printed.join('\n')).toMatch(/insert.*into.*future_call/is);
     },
   );
+
+  it('may have a logger and subscribers that take a query as the text it is', async () => {
+    const logged: string[] = [];
+    class TextLogger extends AbstractLogger {
+      protected writeLog(_level: LogLevel, messages: LogMessage | LogMessage[]) {
+        for (const { message } of [messages].flat()) logged.push(String(message).trim());
+      }
+      override logQuery(query: string) {
+        if (query.startsWith('SELECT')) return;
+        logged.push(query.trim());
+      }
+    }
+    const booted = await boot({ typeorm: { logger: new TextLogger('all') } });
+    booted.dataSource.subscribers.push({
+      beforeQuery: ({ query }: { query: string }) => void logged.push(query.toLowerCase()),
+      afterQuery: ({ query }: { query: string }) => void logged.push(JSON.stringify(query)),
+    });
+    await works(booted);
+    expect(logged.filter((text) => /insert/i.test(text)).length).toBeGreaterThan(3);
+    const failing = booted.dataSource.transaction(async (manager) => {
+      await manager.query('select 1 / 0').catch(() => {});
+      await booted.service.callWithDelay(Remind, 1, 0, { manager });
+    });
+    const error = (await failing.catch((thrown: unknown) => thrown)) as QueryFailedError;
+    expect(error.query.trim()).toMatch(/insert into/);
+  });
 
   it("does not care how the app's pg parses values", async () => {
     const { getTypeParser } = pg.types;

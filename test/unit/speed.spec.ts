@@ -50,6 +50,8 @@ describe('what is claimed ahead', () => {
   it('is forgotten after a second without calls', () => {
     const speed = new FutureCallSpeed();
     const now = work(speed, 0, 1_000, 50);
+    expect(speed.perWindow(now + 1_000)).toBe(1_000);
+    expect(speed.perWindow(now + 1_001)).toBe(0);
     speed.begin(now + 1_001);
     expect(speed.perWindow(now + 1_001)).toBe(0);
   });
