@@ -34,12 +34,16 @@ import {
 } from '../../lib/index.js';
 import { bootApp } from '../support/app.js';
 import { createDatabase, type TestDatabase } from '../support/database.js';
+import { LogLines } from '../support/log-lines.js';
 
 let database: TestDatabase;
 beforeAll(async () => {
   database = await createDatabase();
 });
 afterAll(() => database.drop());
+
+/** For `expect.poll`, which gives up after a second by itself. */
+const PATIENTLY = { timeout: 30_000 };
 
 /** What handlers report, in order; the test waits for it. */
 let reports: unknown[] = [];
@@ -280,6 +284,26 @@ describe('a handler', () => {
     expect(call.signal.aborted).toBe(false);
   });
 
+  it('that throws is logged with its name, the id, the attempt and the identifier of the call', async () => {
+    @FutureCall('throws')
+    class Throws {
+      invoke() {
+        throw new RangeError('out of stamps');
+      }
+    }
+    const logger = new LogLines();
+    const { service } = await bootApp(database, { providers: [Throws], logger });
+    const first = await service.callWithDelay(Throws, null, 0, { identifier: 'me' });
+    const second = await service.callWithDelay(Throws, null, 0);
+    await expect
+      .poll(() => logger.lines.filter((line) => line.includes('stamps')), PATIENTLY)
+      .toHaveLength(2);
+    expect(logger.lines).toContain(
+      `Future call "throws" (id ${first.id}, attempt 1, identifier "me") failed: out of stamps`,
+    );
+    expect(logger.lines).toContain(`Future call "throws" (id ${second.id}, attempt 1) failed: out of stamps`);
+  });
+
   it('may use the service: a call schedules the next one', async () => {
     @FutureCall('countdown')
     class Countdown {
@@ -317,8 +341,10 @@ describe("Nest's enhancers", () => {
     expect(await nextReport()).toBe('fails');
     expect(await nextReport()).toBe('works');
     await expect
-      .poll(() =>
-        database.query(`select errors->0->>'message' as why from future_call_outcome where name = 'free'`),
+      .poll(
+        () =>
+          database.query(`select errors->0->>'message' as why from future_call_outcome where name = 'free'`),
+        PATIENTLY,
       )
       .toEqual([{ why: 'on purpose' }]);
     expect(asked).toEqual([]);
@@ -470,7 +496,10 @@ describe('a scoped handler', () => {
     await service.callWithDelay(Broken, 'good', 0);
     expect(await nextReport()).toBe('good');
     await expect
-      .poll(() => database.query('select outcome, errors from future_call_outcome where call_id = $1', [id]))
+      .poll(
+        () => database.query('select outcome, errors from future_call_outcome where call_id = $1', [id]),
+        PATIENTLY,
+      )
       .toMatchObject([{ outcome: 'failed', errors: [{ message: 'cannot be made' }] }]);
   });
 

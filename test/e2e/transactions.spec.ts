@@ -16,6 +16,7 @@ import {
   initializeTransactionalContext,
   Propagation,
   runInTransaction,
+  runOnTransactionCommit,
   StorageDriver,
   Transactional,
 } from 'typeorm-transactional';
@@ -27,6 +28,7 @@ import {
   FutureCallOptionsError,
   FutureCallService,
   type FutureCallContext,
+  type ScheduledFutureCall,
 } from '../../lib/index.js';
 import { bootApp, createTables } from '../support/app.js';
 import { createDatabase, type TestDatabase } from '../support/database.js';
@@ -48,6 +50,13 @@ beforeEach(() => {
 async function next() {
   while (got.length === 0) await new Promise<void>((resolve) => (arrived = resolve));
   return got.shift()!;
+}
+
+/** A promise, and what resolves it. */
+function signal<T>() {
+  let resolve!: (value: T) => void;
+  const promise = new Promise<T>((done) => (resolve = done));
+  return { promise, resolve };
 }
 
 @FutureCall('welcome')
@@ -339,6 +348,16 @@ describe('typeorm-transactional', () => {
     expect(await signup.signUp('a@b.c')).toEqual({ cancelled: 1, pending: [], signups: [] });
     expect((await next()).data).toBe('a@b.c');
     expect(await signups()).toHaveLength(1);
+  });
+
+  it('may schedule when it has committed', async () => {
+    const { service } = await bootTransactional();
+    const scheduled = signal<ScheduledFutureCall>();
+    await runInTransaction(async () => {
+      runOnTransactionCommit(() => void service.callWithDelay(Welcome, 'after', 0).then(scheduled.resolve));
+    });
+    const { id } = await scheduled.promise;
+    expect((await next()).call.id).toBe(id);
   });
 
   it('does not carry its transaction into a handler', async () => {
