@@ -170,6 +170,25 @@ describe('a handler', () => {
     expect(runs).toBe(1);
   });
 
+  it('may answer with what cannot even be looked at: that is a failure, and its slot is free again', async () => {
+    @FutureCall('trap', { concurrency: 1 })
+    class Trap {
+      invoke() {
+        return {
+          get then() {
+            throw new Error('a trap');
+          },
+        };
+      }
+    }
+    const { service } = await bootApp(database, { providers: [Trap] });
+    await service.callMany([
+      { handler: Trap, delay: 0 },
+      { handler: Trap, delay: 0 },
+    ]);
+    await until(async () => (await count('future_call_outcome')) === 2, 'both have failed');
+  });
+
   it.each([
     ['undefined', undefined, 'undefined', 'undefined'],
     ['a string', 'just text', 'string', 'just text'],
@@ -199,6 +218,77 @@ describe('a handler', () => {
       return rows.length > 0 && rows;
     }, 'the outcome is there');
     expect(row).toMatchObject({ errors: [{ name, message }] });
+  });
+});
+
+describe('an instance', () => {
+  it('ends running calls that no instance is there for, even without a row', async () => {
+    await database.query(
+      `insert into future_call_running (id, name, due_at, attempt, created_at, instance_id, claim) values (4242, 'lost', now(), 1, now(), 4242, 1)`,
+    );
+    await bootApp(database, { options: { rescueAfter: 500 } });
+    const [row] = await until(async () => {
+      const rows = await database.query('select call_id, outcome, host from future_call_outcome');
+      return rows.length > 0 && rows;
+    }, 'the call has its outcome');
+    expect(row).toEqual({ call_id: '4242', outcome: 'interrupted', host: null });
+  });
+
+  it('rescues one although the rescue of another fails', async () => {
+    await database.query(`
+      create or replace function refuse() returns trigger language plpgsql as $$ begin
+        if new.name = 'poison' then raise exception 'refused by a trigger'; end if;
+        return new;
+      end $$;
+      create trigger refuse before insert on future_call_outcome for each row execute function refuse()`);
+    try {
+      await database.query(`
+        insert into future_call_instance (id, host, pid, poll_interval, handlers) values (9001, 'a', 1, 1, '{}'), (9002, 'b', 2, 1, '{}');
+        insert into future_call_running (id, name, due_at, attempt, created_at, instance_id, claim)
+        values (9001, 'poison', now(), 1, now(), 9001, 1), (9002, 'fine', now(), 1, now(), 9002, 1)`);
+      await bootApp(database, { options: { rescueAfter: 500 } });
+      await until(async () => (await count('future_call_outcome')) === 1, 'the other one is rescued');
+      expect(await database.query('select name from future_call_outcome')).toEqual([{ name: 'fine' }]);
+    } finally {
+      await database.query('drop function refuse cascade; truncate future_call_instance');
+    }
+  });
+
+  it('that finds another one living under its id becomes a new one, and takes nothing from it', async () => {
+    const { open, opened } = gate();
+    let runs = 0;
+    @FutureCall('held')
+    class Held {
+      invoke() {
+        runs++;
+        return opened;
+      }
+    }
+    const first = await bootApp(database, { providers: [Held] });
+    await first.service.callWithDelay(Held, null, 0);
+    await until(async () => runs === 1, 'the call runs');
+    const [instance] = await database.query<{ id: number; started: string }>(
+      'select id, started_at::text as started from future_call_instance order by id desc limit 1',
+    );
+    // As if the sequence had gone back, and somebody else had registered under the same id.
+    await database.query(
+      `update future_call_instance set started_at = started_at + interval '1 s' where id = $1`,
+      [instance!.id],
+    );
+    const back = new Promise<number>((resolve) =>
+      first.service.events.subscribe((event) => event.type === 'connected' && resolve(event.instanceId)),
+    );
+    await database.query(
+      `select pg_terminate_backend(pid) from pg_stat_activity where application_name like 'future-call instance%' and datname = current_database()`,
+    );
+    expect(await back).not.toBe(instance!.id);
+    expect(await database.query('select instance_id from future_call_running')).toEqual([
+      { instance_id: instance!.id },
+    ]);
+    expect(runs).toBe(1);
+    open();
+    await until(async () => (await count('future_call_running')) === 0, 'the call is recorded');
+    await database.query('truncate future_call_instance');
   });
 });
 
