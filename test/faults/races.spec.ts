@@ -143,6 +143,31 @@ describe.concurrent('A rescue', () => {
   );
 
   it(
+    'by a process that has no handler for the calls gives them the further attempts that their own one allows',
+    inWorld(async (world) => {
+      const victim = await world.run();
+      const ids = [
+        await world.schedule('call', { hold: true }),
+        await world.schedule('again', { hold: true }),
+      ];
+      await victim.waitForCount('holding', 2);
+      const rescuer = await world.run({ handlers: {} });
+      await victim.kill();
+      await rescuer.waitForOutput(
+        /Interrupted 2 calls: "call" \(id 1, attempt 1\), "again" \(id 2, attempt 1, is tried again\)/,
+      );
+      const heir = await world.run();
+      await heir.waitFor('holding');
+      heir.send({ type: 'release' });
+      const ended = await world.untilEnded(ids);
+      expect(ended.map(({ outcome, attempt }) => `${outcome} ${attempt}`)).toEqual([
+        'interrupted 1',
+        'completed 2',
+      ]);
+    }),
+  );
+
+  it(
     'is not confused by a copy of the database beside it, whose instances have the same ids and locks',
     inWorld(async (world) => {
       // A crash leaves a row of an instance and a running call in both.

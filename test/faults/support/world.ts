@@ -255,8 +255,8 @@ export class World {
   /** The pid of the backend that serves the session of this instance; undefined when it has none. */
   async backendOf(instance: number): Promise<number | undefined> {
     const [row] = await this.database.query<{ pid: number }>(
-      'select pid from pg_stat_activity where application_name = $1 and datname = current_database()',
-      [`future-call instance ${instance}`],
+      `select pid from pg_stat_activity where application_name ~ $1 and datname = current_database()`,
+      [`^future-call instance ${instance}( |$)`],
     );
     return row?.pid;
   }

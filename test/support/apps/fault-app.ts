@@ -27,8 +27,6 @@ export interface Act {
   block?: string;
   /** Runs a statement on the app's pool. */
   sql?: string;
-  /** Schedules a call of this handler in a transaction of its own. */
-  scheduleInTransaction?: string;
   /** Waits until the test says `release`. */
   hold?: boolean;
   /** Throws, in the attempts up to this one. */
@@ -42,10 +40,7 @@ const environment = <T>(name: string, otherwise: T) =>
 class Acts {
   private readonly released = new Promise<void>((resolve) => onMessage('release', () => resolve()));
 
-  constructor(
-    private readonly dataSource: DataSource,
-    private readonly futureCalls: FutureCallService,
-  ) {}
+  constructor(private readonly dataSource: DataSource) {}
 
   async do(act: Act | null, call: FutureCallContext): Promise<void> {
     const { id, name, attempt } = call;
@@ -57,20 +52,12 @@ class Acts {
       fs.readFileSync(act.block);
     }
     if (act?.sql !== undefined) await this.dataSource.query(act.sql);
-    if (act?.scheduleInTransaction !== undefined) await this.scheduleOne(act.scheduleInTransaction);
     if (act?.hold === true) {
       tell('holding', { id, attempt });
       await this.released;
     }
     tell('ended', { id, attempt });
     if (attempt <= (act?.fail ?? 0)) throw new Error(`Attempt ${attempt} of call ${id} fails on purpose.`);
-  }
-
-  private async scheduleOne(name: string): Promise<void> {
-    const { id } = await this.dataSource.transaction((manager) =>
-      this.futureCalls.callWithDelay(name, null, 0, { manager }),
-    );
-    tell('scheduled', { id });
   }
 
   /** A start is written once, however often the connection breaks. */
@@ -138,7 +125,6 @@ service.events.subscribe(({ type, ...event }) => {
   if (type === 'connected' || type === 'disconnected' || type === 'rescued') tell(type, { ...event });
 });
 // Told when the drain has begun.
-if (process.env.DEBUG_LOG) app.useLogger(['error', 'warn', 'log', 'debug']);
 onMessage('close', () => tell('closing'));
 onMessage('schedule', async ({ handler, act, delay, at }) => {
   const { id } = await (at === undefined
