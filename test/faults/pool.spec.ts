@@ -69,6 +69,8 @@ describe('An app whose pool has one connection', () => {
       const blocker = await world.connect();
       await blocker.query(`select pg_advisory_lock(${KEY})`);
       const { service, pool } = await bootWithPoolOfOne(world);
+      // Before the app closes: its handlers wait.
+      world.onEnd(() => blocker.end());
       const disconnections: unknown[] = [];
       const rescues: unknown[] = [];
       service.events.subscribe((event) => {
@@ -95,14 +97,14 @@ describe('An app whose pool has one connection', () => {
         new Set(['completed 2']),
       );
 
-      const victim = await world.run({ handlers: { hers: {} }, options: { rescueAfter: '1h' } });
+      const victim = await world.run({ handlers: { hers: {} }, options: { rescueAfter: '5m' } });
       const orphan = await world.schedule('hers', { hold: true });
       await victim.waitFor('holding');
       await victim.kill();
       const [interrupted] = await world.untilEnded([orphan]);
       expect(interrupted).toMatchObject({ outcome: 'interrupted' });
 
-      // All the time: the pool was exhausted, and the instance was not lost.
+      // The pool was exhausted, and the instance was not lost.
       expect([pool.totalCount, pool.waitingCount, pool.idleCount]).toEqual([1, 5, 0]);
       expect(await world.ended(waiting)).toEqual([]);
       expect(rescues.length).toBe(1);

@@ -44,8 +44,11 @@ export async function replicatedPair(): Promise<ReplicatedPair> {
     await fs.rm(standby.dataDir, { recursive: true });
     await run(
       'pg_basebackup',
-      ...['-D', standby.dataDir, '--write-recovery-conf', '--wal-method=stream', '--checkpoint=fast'],
-      ...['-d', `host=${primary.socketDir} port=${primary.port} user=postgres application_name=standby`],
+      '--write-recovery-conf',
+      '--wal-method=stream',
+      '--checkpoint=fast',
+      `--pgdata=${standby.dataDir}`,
+      `--dbname=host=${primary.socketDir} port=${primary.port} user=postgres application_name=standby`,
     );
     await fs.mkdir(standby.socketDir, { mode: 0o700, recursive: true });
     await fs.chown(standby.socketDir, uid, gid);
