@@ -51,8 +51,12 @@ describe.concurrent('When the answer never arrives', () => {
       const kept = await world.proxy();
       const notKept = await world.proxy();
       const [keeps, doesNot] = await Promise.all([
-        world.run({ proxy: kept, handlers: { call: {} } }),
-        world.run({ proxy: notKept, handlers: { brief: {} }, options: { retention: {} } }),
+        world.run({ proxy: kept, handlers: { call: {} }, options: { rescueAfter: 5_000 } }),
+        world.run({
+          proxy: notKept,
+          handlers: { brief: {} },
+          options: { rescueAfter: 5_000, retention: {} },
+        }),
       ]);
 
       const completed = loseFirst(kept, named('future_call_complete_keep'));

@@ -14,10 +14,12 @@ describe.concurrent('A rescue', () => {
     'by two at once, of an owner that is just finishing, gives every call one outcome, and the true one',
     inWorld(async (world) => {
       const proxy = await world.proxy();
+      // Nobody waits for a lock longer than for the dead: long enough for what follows.
+      const options = { rescueAfter: 8_000 };
       const [owner, ...rescuers] = await Promise.all([
         world.run({ proxy }),
-        world.run({ handlers: {} }),
-        world.run({ handlers: {} }),
+        world.run({ handlers: {}, options }),
+        world.run({ handlers: {}, options }),
       ]);
       const instance = await world.instanceOf(owner);
       const ids = [
@@ -69,7 +71,8 @@ describe.concurrent('A rescue', () => {
     inWorld(async (world) => {
       const proxy = await world.proxy();
       const [victim, rescuer] = await Promise.all([
-        world.run({ proxy, handlers: { mine: {} } }),
+        // Waits for a lock as long.
+        world.run({ proxy, handlers: { mine: {} }, options: { rescueAfter: 15_000 } }),
         world.run({ handlers: {} }),
       ]);
       const instance = await world.instanceOf(victim);
