@@ -245,6 +245,7 @@ export class FutureCallService {
   }
 }
 
+/** A time is not compared with this process's clock: it may be wrong. */
 function isDueNow(due: NewCall['due']): boolean {
-  return typeof due === 'number' ? due <= Date.now() : due.months === 0 && due.milliseconds === 0;
+  return typeof due !== 'number' && due.months === 0 && due.milliseconds === 0;
 }

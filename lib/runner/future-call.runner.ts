@@ -19,6 +19,8 @@ import { FutureCallPruner } from './future-call.pruner.js';
 import { FutureCallRescuer } from './future-call.rescuer.js';
 import { DEFAULT_BACKOFF } from './future-call.retry-policy.js';
 
+/** How often to look for calls that no instance has a handler for, in milliseconds. */
+const CHECK_HANDLERS_EVERY = 600_000;
 /** How long a handler may take to end once its signal is aborted, in milliseconds. */
 const ABORT_GRACE = 500;
 /** How long the last statements of a drain may take, in milliseconds: the database may be away. */
@@ -33,6 +35,8 @@ export class FutureCallRunner implements OnApplicationBootstrap, OnModuleDestroy
   private readonly logger = new Logger('FutureCall');
   private draining: Promise<void> | undefined;
   private isRunning = false;
+  private looks = 0;
+  private missingHandlers = '';
 
   constructor(
     @Inject(FUTURE_CALL_OPTIONS) private readonly options: ResolvedOptions,
@@ -60,7 +64,7 @@ export class FutureCallRunner implements OnApplicationBootstrap, OnModuleDestroy
     await this.session.start(Object.fromEntries(attempts) as Record<string, number>, this);
     this.isRunning = true;
     this.executor.start(handlers.values(), () => this.poller.slotFreed());
-    this.rescuer.start(() => this.executor.resume());
+    this.rescuer.start(() => this.answered());
     this.poller.start(handlers.keys());
     this.pruner.start();
     this.wake.attach(this.poller);
@@ -73,12 +77,30 @@ export class FutureCallRunner implements OnApplicationBootstrap, OnModuleDestroy
     this.logger.log(
       `Instance ${id} runs future calls, ${this.options.concurrency} at a time: ${names.join(', ') || 'no handlers'}.`,
     );
-    const orphaned = await this.store.namesWithoutHandler().catch(() => []);
-    if (orphaned.length === 0) return;
-    this.logger.warn(
-      `Calls are pending that no running instance has a handler for: ${orphaned.map((name) => `"${name}"`).join(', ')}. ` +
-        `They stay until one has, or until they are cancelled.`,
-    );
+    await this.warnOfMissingHandlers();
+  }
+
+  /** The session works: what waited for that may start. And time has passed: a deploy may have left calls behind. */
+  private answered(): void {
+    this.executor.resume();
+    const looks = CHECK_HANDLERS_EVERY / (this.options.rescueAfter / 2);
+    if (++this.looks >= looks) {
+      this.looks = 0;
+      void this.warnOfMissingHandlers();
+    }
+  }
+
+  /** Once for each change: while a deploy goes on, the old processes still have what the new ones lack. */
+  private async warnOfMissingHandlers(): Promise<void> {
+    const names = await this.store.namesWithoutHandler().catch(() => []);
+    const listed = names.map((name) => `"${name}"`).join(', ');
+    if (listed !== '' && listed !== this.missingHandlers) {
+      this.logger.warn(
+        `Calls are pending that no running instance has a handler for: ${listed}. ` +
+          `They stay until one has, or until they are cancelled.`,
+      );
+    }
+    this.missingHandlers = listed;
   }
 
   /** Can be called twice. */

@@ -97,7 +97,7 @@ export class FutureCallConnection {
   /** Runs a transaction, with no other statement in between. Rolls back when `work` throws. */
   transaction<T>(work: (query: Query) => Promise<T>): Promise<T> {
     return this.inTurn(async () => {
-      await this.send({ text: 'begin isolation level read committed' });
+      await this.send({ text: 'begin isolation level read committed read write' });
       try {
         const result = await work((statement, values) => this.send(statement, values));
         await this.send({ text: 'commit' });

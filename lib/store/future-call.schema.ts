@@ -152,6 +152,8 @@ export class FutureCallSchema {
     // frozen while it migrates must not keep all others from booting.
     await run(`select set_config('statement_timeout', '0', true), set_config('lock_timeout', '0', true),
       set_config('idle_in_transaction_session_timeout', '60s', true)`);
+    // PostgreSQL 17 and newer.
+    await run(`select set_config(name, '0', true) from pg_settings where name = 'transaction_timeout'`);
     let before: FoundSchema;
     try {
       before = await upgradeTables(run, this.dataSource, MIGRATIONS);
