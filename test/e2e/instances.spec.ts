@@ -86,6 +86,7 @@ describe('several instances', () => {
     expect(survivor.output).toMatch(new RegExp(`pid ${victim.pid}\\) is dead. Interrupted 3 calls: "hold"`));
     survivor.send({ type: 'schedule', handler: 'mark' });
     await everythingStarted(4);
+    await until(async () => (await remaining()).running === '0', 'the new call has ended');
     expect(await remaining()).toEqual({ pending: '0', running: '0', outcomes: '3', instances: '1' });
   });
 
