@@ -174,11 +174,11 @@ describe('a handler', () => {
     @FutureCall('trap', { concurrency: 1 })
     class Trap {
       invoke() {
-        return {
-          get then() {
+        return Object.defineProperty({}, 'then', {
+          get() {
             throw new Error('a trap');
           },
-        };
+        }) as unknown;
       }
     }
     const { service } = await bootApp(database, { providers: [Trap] });

@@ -131,7 +131,7 @@ describe('A process that is killed', () => {
         await victim.app.kill();
         victims[which] = startVictim(world, which);
         // Looked at in its turn, unless the test fails before.
-        victims[which]!.catch(() => {});
+        victims[which].catch(() => {});
         await undo?.();
         killed.push({ id, point, pid: victim.app.pid, at });
       }
