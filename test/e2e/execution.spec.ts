@@ -174,6 +174,7 @@ describe('a handler', () => {
     @FutureCall('trap', { concurrency: 1 })
     class Trap {
       invoke() {
+        // oxlint-disable-next-line unicorn/no-thenable
         return Object.defineProperty({}, 'then', {
           get() {
             throw new Error('a trap');
