@@ -91,7 +91,9 @@ describe.concurrent('A rescue', () => {
       );
       proxy.cut();
       expect(tally(await world.untilEnded(ids))).toEqual({ 'interrupted 1': 3 });
-      expect(told(rescuer, 'rescued')).toMatchObject([{ instanceId: instance, calls: 3 }]);
+      // Told after it is committed.
+      expect(await rescuer.waitFor('rescued')).toMatchObject({ instanceId: instance, calls: 3 });
+      expect(told(rescuer, 'rescued')).toHaveLength(1);
       expect(await world.count('from started')).toBe(0);
     }),
   );

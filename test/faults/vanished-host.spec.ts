@@ -51,7 +51,7 @@ describe.skipIf(!canMakeHosts())('A host that vanishes (network namespaces: root
         expect(ended).toMatchObject({ outcome: 'interrupted', attempt: 1 });
         expect(ended!.finishedAt - cutAt).toBeLessThan(IDLE_SESSION_TIMEOUT);
         expect(await world.backendOf(instance)).toBeUndefined();
-        expect(survivor.output).toMatch(/is dead\. Interrupted 1 call/);
+        await survivor.waitForOutput(/is dead\. Interrupted 1 call/);
         await victim.kill();
       },
       { listen: true, settings: { listen_addresses: '*' } },
