@@ -24,26 +24,31 @@ for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) {
   });
 }
 
-await install();
 // FUTURE_CALL_LIBRARY measures another build, so that two can be compared.
 const given = process.env.FUTURE_CALL_LIBRARY;
-const library = given ? path.resolve(given) : await build();
+let built;
 try {
+  await install();
+  const library = given ? path.resolve(given) : await build();
   process.exitCode = await run(node(), [path.join(BENCH, 'suite', 'main.mjs'), ...process.argv.slice(2)], {
     env: { ...process.env, FUTURE_CALL_LIBRARY: library },
     accept: true,
   });
+} catch (error) {
+  // What was interrupted has failed, and is no news.
+  if (!interrupted) console.error(error instanceof Error ? error.message : error);
+  process.exitCode = 1;
 } finally {
-  if (!given) await fs.rm(library, { recursive: true, force: true });
+  if (built) await fs.rm(built, { recursive: true, force: true });
 }
 
 /** Compiles the library into a folder of this run's own: nobody's build gets in between. */
 async function build() {
   await fs.mkdir(path.join(BENCH, '.cache'), { recursive: true });
-  const folder = await fs.mkdtemp(path.join(BENCH, '.cache', 'library-'));
+  built = await fs.mkdtemp(path.join(BENCH, '.cache', 'library-'));
   const tsc = path.join(ROOT, 'node_modules', 'typescript', 'bin', 'tsc');
-  await run(process.execPath, [tsc, '-p', path.join(ROOT, 'tsconfig.build.json'), '--outDir', folder]);
-  return folder;
+  await run(process.execPath, [tsc, '-p', path.join(ROOT, 'tsconfig.build.json'), '--outDir', built]);
+  return built;
 }
 
 /** `npm ci`, when there is nothing yet or the lock file is newer. */
