@@ -90,6 +90,27 @@ describe('several instances', () => {
     expect(await remaining()).toEqual({ pending: '0', running: '0', outcomes: '3', instances: '1' });
   });
 
+  it.each([
+    ['ends the process', 3],
+    ['throws in a timer', 1],
+  ])('lose no call of another handler when one %s', async (what, code) => {
+    const options = { rescueAfter: 1_000 };
+    const victim = start(options);
+    await victim.waitFor('ready');
+    victim.send({ type: 'schedule', handler: 'mark', delay: 3_600_000, count: 5 });
+    await victim.waitFor('scheduled');
+    victim.send({ type: 'schedule', handler: 'hold' });
+    await victim.waitFor('holding');
+    victim.send({ type: 'schedule', handler: 'careless', data: what });
+    expect(await victim.exited).toEqual({ code, signal: null });
+
+    const survivor = start(options);
+    await survivor.waitForOutput(/is dead\. Interrupted 2 calls/);
+    expect(await remaining()).toEqual({ pending: '5', running: '0', outcomes: '2', instances: '1' });
+    await database.query('update future_call set due_at = now()');
+    await everythingStarted(6);
+  });
+
   it('run after a restart what was scheduled before it', async () => {
     const first = start({ execute: false });
     await first.waitFor('ready');

@@ -55,6 +55,20 @@ class Hold implements FutureCallHandler {
   }
 }
 
+/** Does what no handler should: its data says what. */
+@FutureCall('careless')
+class Careless implements FutureCallHandler<string> {
+  invoke(what: string) {
+    if (what === 'ends the process') process.exit(3);
+    if (what === 'throws in a timer') {
+      setTimeout(() => {
+        throw new Error('in a timer');
+      }, 0);
+    }
+    return new Promise(() => {});
+  }
+}
+
 @FutureCall('fail')
 class Fail implements FutureCallHandler {
   invoke(_data: unknown, call: FutureCallContext) {
@@ -67,14 +81,14 @@ class Fail implements FutureCallHandler {
     TypeOrmModule.forRoot({ type: 'postgres', url: process.env.DATABASE_URL, autoLoadEntities: true }),
     FutureCallModule.forRoot(JSON.parse(process.env.FUTURE_CALL_OPTIONS ?? '{}') as object),
   ],
-  providers: [Marks, Mark, Hold, Fail],
+  providers: [Marks, Mark, Hold, Careless, Fail],
 })
 class AppModule {}
 
 const app = await boot(AppModule);
 const service = app.get(FutureCallService);
-onMessage('schedule', async ({ handler, delay, count = 1 }) => {
+onMessage('schedule', async ({ handler, data = null, delay, count = 1 }) => {
   for (let i = 0; i < Number(count); i++)
-    await service.callWithDelay(String(handler), null, Number(delay ?? 0));
+    await service.callWithDelay(String(handler), data, Number(delay ?? 0));
   tell('scheduled');
 });
