@@ -160,5 +160,3 @@ export interface FutureCallErrorRecord {
   /** The error's own cause, and so on, a few levels deep. */
   cause?: Omit<FutureCallErrorRecord, 'attempt' | 'at'>;
 }
-
-export type { Delay };

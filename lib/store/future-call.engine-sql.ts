@@ -64,8 +64,8 @@ export function engineStatements(tables: FutureCallTables) {
    * Nothing is locked that is not claimed: the outer limit stops pulling from the scans, and each scan locks a row
    * when it is pulled. By id, not by ctid: under concurrent updates ctid left rows locked but not moved.
    *
-   * The last row has no id: it is how long to wait for the next call that is not due yet, by the same now() that
-   * decided what is due, and how far that now() is.
+   * The last row has no id. It has the backend's pid, the now() that decided what is due, and when the next call is due
+   * that was not due by it.
    */
   const claim = (unless = '') => `
     with moved as (
