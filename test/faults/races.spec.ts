@@ -1,10 +1,10 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import pg from 'pg';
-import { describe, expect, inject, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
+import { createDatabase } from '../support/database.js';
 import { until } from '../support/until.js';
 import { BACK, LOST, NEW, tally, told } from './support/evidence.js';
 import { inWorld } from './support/in-world.js';
-import { RESCUE_AFTER, type World } from './support/world.js';
+import { RESCUE_AFTER } from './support/world.js';
 
 /** As a rescuer sees it: long enough for every instance to have looked and found nobody dead. */
 const SEVERAL_LOOKS = 6 * RESCUE_AFTER;
@@ -180,15 +180,18 @@ describe.concurrent('A rescue', () => {
       const orphan = await world.schedule('call', { hold: true });
       await first.waitFor('holding');
       await first.kill();
-      const copy = await copyOf(world);
+      // The same tables, rows and sequences.
+      const copy = await createDatabase({ template: world.database.name });
+      world.onEnd(() => copy.drop());
 
       const [original, dead] = await Promise.all([world.run(), world.run({ url: copy.url })]);
       expect(tally(await world.untilEnded([orphan]))).toEqual({ 'interrupted 1': 1 });
       await dead.waitFor('rescued');
-      expect((await copy.pool.query('select from future_call_outcome')).rowCount).toBe(1);
+      expect(await copy.query('select from future_call_outcome')).toHaveLength(1);
       // Two living instances of one id hold one lock each; then one of them dies.
-      const instances = await copy.pool.query('select id from future_call_instance');
-      expect(instances.rows).toEqual([{ id: await world.instanceOf(original) }]);
+      expect(await copy.query('select id from future_call_instance')).toEqual([
+        { id: await world.instanceOf(original) },
+      ]);
       const held = await world.schedule('call', { hold: true });
       await original.waitFor('holding');
       await dead.kill();
@@ -200,25 +203,6 @@ describe.concurrent('A rescue', () => {
     }),
   );
 });
-
-/** The same tables, rows and sequences in another database of the server. */
-async function copyOf(world: World): Promise<{ url: string; pool: pg.Pool }> {
-  const server = new pg.Client({ connectionString: inject('serverUrl'), application_name: 'test' });
-  await server.connect();
-  const { name } = world.database;
-  const url = new URL(world.database.url);
-  url.pathname = `/${name}_copy`;
-  const pool = new pg.Pool({ connectionString: url.href, max: 1 });
-  world.onEnd(async () => {
-    await pool.end();
-    await server.query(`drop database if exists "${name}_copy" with (force)`);
-    await server.end();
-  });
-  // Nobody may be connected to what is copied. Our own pools connect again.
-  await server.query('select pg_terminate_backend(pid) from pg_stat_activity where datname = $1', [name]);
-  await server.query(`create database "${name}_copy" template "${name}"`);
-  return { url: url.href, pool };
-}
 
 describe.concurrent('A cancel', () => {
   it(

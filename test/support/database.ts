@@ -14,14 +14,27 @@ export interface TestDatabase {
   drop(): Promise<void>;
 }
 
+export interface TestDatabaseOptions {
+  server?: string;
+  /** The database to copy. PostgreSQL takes one that nobody is connected to: every connection to it is ended. */
+  template?: string;
+}
+
 /** A database of the test's own, on the server of the run or on another one. */
-export async function createDatabase({ server = inject('serverUrl') } = {}): Promise<TestDatabase> {
+export async function createDatabase({
+  server = inject('serverUrl'),
+  template = 'template1',
+}: TestDatabaseOptions = {}): Promise<TestDatabase> {
   const name = inject('databasePrefix') + randomBytes(4).toString('hex');
-  await onServer(server, `create database "${name}"`);
+  await onServer(server, async (client) => {
+    if (template !== 'template1') await client.query(END_CONNECTIONS, [template]);
+    await client.query(`create database "${name}" template "${template}"`);
+  });
   const url = new URL(server);
   url.pathname = `/${name}`;
   const pool = new pg.Pool({ connectionString: url.href, max: 4, application_name: 'test' });
-  // A test may end the server or its connections; the next query reports what matters.
+  // A test may end the server or its connections; the next query reports what matters. So does the end of the pool,
+  // which does not wait for its sockets: the drop may find them open, and ends them.
   pool.on('error', () => {});
   let dropped: Promise<void> | undefined;
   return {
@@ -32,15 +45,21 @@ export async function createDatabase({ server = inject('serverUrl') } = {}): Pro
       return (await pool.query<Row>(sql, values)).rows;
     },
     drop: () =>
-      (dropped ??= pool.end().then(() => onServer(server, `drop database if exists "${name}" with (force)`))),
+      (dropped ??= pool
+        .end()
+        .then(() =>
+          onServer(server, (client) => client.query(`drop database if exists "${name}" with (force)`)),
+        )),
   };
 }
 
-async function onServer(url: string, sql: string): Promise<void> {
+const END_CONNECTIONS = 'select pg_terminate_backend(pid) from pg_stat_activity where datname = $1';
+
+async function onServer(url: string, work: (client: pg.Client) => Promise<unknown>): Promise<void> {
   const client = new pg.Client({ connectionString: url, application_name: 'test' });
   await client.connect();
   try {
-    await client.query(sql);
+    await work(client);
   } finally {
     await client.end();
   }
