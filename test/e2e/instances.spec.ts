@@ -94,7 +94,7 @@ describe('several instances', () => {
     ['ends the process', 3],
     ['throws in a timer', 1],
   ])('lose no call of another handler when one %s', async (what, code) => {
-    const options = { rescueAfter: 1_000 };
+    const options = { rescueAfter: 1_000, pollInterval: 1_000 };
     const victim = start(options);
     await victim.waitFor('ready');
     victim.send({ type: 'schedule', handler: 'mark', delay: 3_600_000, count: 5 });
@@ -109,6 +109,62 @@ describe('several instances', () => {
     expect(await remaining()).toEqual({ pending: '5', running: '0', outcomes: '2', instances: '1' });
     await database.query('update future_call set due_at = now()');
     await everythingStarted(6);
+  });
+
+  it('lose no call of another handler to a rejection that one leaves behind: who survives tries again what may be', async () => {
+    const options = { rescueAfter: 1_000, retention: { completed: true } };
+    const victim = start(options);
+    await victim.waitFor('ready');
+    victim.send({ type: 'schedule', handler: 'mark', delay: 3_600_000, count: 5 });
+    await victim.waitFor('scheduled');
+    victim.send({ type: 'schedule', handler: 'hold' });
+    victim.send({ type: 'schedule', handler: 'hold again' });
+    await victim.waitForCount('holding', 2);
+    victim.send({ type: 'schedule', handler: 'careless', data: 'leaves a rejection behind' });
+    const outcomes = () =>
+      database.query('select name, outcome, attempt, pid from future_call_outcome order by name');
+    const completed = { name: 'careless', outcome: 'completed', attempt: 1, pid: victim.pid };
+    await until(async () => (await outcomes()).length === 1, 'the careless one has ended');
+    expect(await outcomes()).toEqual([completed]);
+
+    // Node's own answer to a rejection that nobody handles.
+    victim.send({ type: 'reject' });
+    expect(await victim.exited).toEqual({ code: 1, signal: null });
+    expect(victim.output).toMatch(/Error: left behind/);
+
+    const survivor = start(options);
+    await survivor.waitForOutput(/is dead\. Interrupted 2 calls/);
+    await survivor.waitFor('holding');
+    survivor.send({ type: 'release' });
+    await until(async () => (await outcomes()).length === 3, 'the second attempt has ended');
+    expect(await outcomes()).toEqual([
+      completed,
+      { name: 'hold', outcome: 'interrupted', attempt: 1, pid: victim.pid },
+      { name: 'hold again', outcome: 'completed', attempt: 2, pid: survivor.pid },
+    ]);
+    expect(await remaining()).toEqual({ pending: '5', running: '0', outcomes: '3', instances: '1' });
+  });
+
+  it('do not wait for ever for a handler that never settles: others go on beside it, and the drain marks it as interrupted', async () => {
+    const app = start({ concurrency: 2, shutdownTimeout: 50 });
+    await app.waitFor('ready');
+    app.send({ type: 'schedule', handler: 'careless', data: 'never settles' });
+    await app.waitFor('scheduled');
+    await until(async () => (await remaining()).running === '1', 'it runs');
+    app.send({ type: 'schedule', handler: 'mark', count: 20 });
+    await everythingStarted(20);
+    app.send({ type: 'schedule', handler: 'mark', delay: 3_600_000, count: 5 });
+    await app.waitForCount('scheduled', 3);
+    await until(async () => (await remaining()).running === '1', 'all the others have ended');
+
+    app.send({ type: 'close' });
+    await app.waitForOutput(/Waiting for 1 calls? to finish, at most 50 ms/);
+    expect(await app.exited).toEqual({ code: 0, signal: null });
+    expect(app.output).toMatch(/The app closes\. Interrupted 1 call: "careless"/);
+    expect(await database.query('select name, outcome from future_call_outcome')).toEqual([
+      { name: 'careless', outcome: 'interrupted' },
+    ]);
+    expect(await remaining()).toEqual({ pending: '5', running: '0', outcomes: '1', instances: '0' });
   });
 
   it('run after a restart what was scheduled before it', async () => {

@@ -348,6 +348,37 @@ describe('a process', () => {
   });
 
   it.each([
+    ['SIGTERM', 'SIGTERM'],
+    ['SIGINT', 'SIGTERM'],
+    ['close', 'SIGTERM'],
+  ] as const)('goes on with its drain when it gets one more signal: %s, then %s', async (first, second) => {
+    const app = start({ retention: { completed: true } });
+    await app.waitFor('ready');
+    app.send({ type: 'schedule', handler: 'hold' });
+    await app.waitFor('holding');
+    if (first === 'close') app.send({ type: 'close' });
+    else app.signal(first);
+    await app.waitForOutput(/Waiting for 1 calls? to finish/);
+    app.send({ type: 'await', signal: second });
+    await app.waitFor('awaiting');
+    app.signal(second);
+    await app.waitFor('signalled');
+    expect(await database.query('select name from future_call_running')).toEqual([{ name: 'hold' }]);
+    app.send({ type: 'release' });
+    await app.waitFor('released');
+    // Nest ends it with the signal it got first.
+    expect(await app.exited).toEqual({ code: null, signal: first === 'close' ? second : first });
+    expect(app.messages.filter(({ type }) => type === 'aborted')).toEqual([]);
+    expect(app.output).toMatch(/Instance \d+ has stopped/);
+    expect(app.output).not.toMatch(/warn|error|exception/i);
+    expect(await database.query('select outcome from future_call_outcome')).toEqual([
+      { outcome: 'completed' },
+    ]);
+    expect(await database.query('select from future_call_running')).toEqual([]);
+    expect(await instances()).toEqual([]);
+  });
+
+  it.each([
     ['handlers', /Two handlers are named "same name"/],
     ['session', /ECONNREFUSED/],
     ['tables', /tables of future calls are missing.*and migrate is false/],

@@ -55,6 +55,10 @@ class Hold implements FutureCallHandler {
   }
 }
 
+/** As `hold`, and may be started twice. */
+@FutureCall('hold again', { attempts: 2 })
+class HoldAgain extends Hold {}
+
 /** Does what no handler should: its data says what. */
 @FutureCall('careless')
 class Careless implements FutureCallHandler<string> {
@@ -65,6 +69,11 @@ class Careless implements FutureCallHandler<string> {
         throw new Error('in a timer');
       }, 0);
     }
+    if (what === 'leaves a rejection behind') {
+      onMessage('reject', () => Promise.reject(new Error('left behind')));
+      return null;
+    }
+    // Never settles.
     return new Promise(() => {});
   }
 }
@@ -81,7 +90,7 @@ class Fail implements FutureCallHandler {
     TypeOrmModule.forRoot({ type: 'postgres', url: process.env.DATABASE_URL, autoLoadEntities: true }),
     FutureCallModule.forRoot(JSON.parse(process.env.FUTURE_CALL_OPTIONS ?? '{}') as object),
   ],
-  providers: [Marks, Mark, Hold, Careless, Fail],
+  providers: [Marks, Mark, Hold, HoldAgain, Careless, Fail],
 })
 class AppModule {}
 
@@ -91,4 +100,9 @@ onMessage('schedule', async ({ handler, data = null, delay, count = 1 }) => {
   for (let i = 0; i < Number(count); i++)
     await service.callWithDelay(String(handler), data, Number(delay ?? 0));
   tell('scheduled');
+});
+// Once: Nest ends the process with the signal that it got, and that one must find no listener.
+onMessage('await', ({ signal }) => {
+  process.once(signal as NodeJS.Signals, () => tell('signalled'));
+  tell('awaiting');
 });
