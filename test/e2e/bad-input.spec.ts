@@ -1,17 +1,32 @@
+import * as fs from 'node:fs';
+import path from 'node:path';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import {
   FutureCall,
   FutureCallDataError,
+  FutureCallHandlerError,
   FutureCallOptionsError,
+  FutureCallSchemaError,
+  FutureCallSessionError,
   FutureCallTimeError,
   type Delay,
+  type FutureCallHandler,
+  type FutureCallHandlerOptions,
+  type FutureCallModuleOptions,
 } from '../../lib/index.js';
 import { bootApp, createTables } from '../support/app.js';
 import { createDatabase, type TestDatabase } from '../support/database.js';
-import { table } from '../support/docs.js';
+import { ROOT, table } from '../support/docs.js';
 import { until } from '../support/until.js';
 
-const ERRORS = { FutureCallDataError, FutureCallOptionsError, FutureCallTimeError };
+const ERRORS = {
+  FutureCallDataError,
+  FutureCallHandlerError,
+  FutureCallOptionsError,
+  FutureCallSchemaError,
+  FutureCallSessionError,
+  FutureCallTimeError,
+};
 
 const PAGE = 'docs/bad-input.md';
 
@@ -64,14 +79,35 @@ function refusal(cell: string) {
 
 const rows = (heading: string) => table(PAGE, heading).map(([given, answer]) => [given!, answer!] as const);
 
-async function expectAnswer(schedule: () => Promise<unknown>, answer: string) {
+async function expectAnswer(work: () => Promise<unknown>, answer: string) {
   const refused = refusal(answer);
-  if (refused === undefined) return schedule();
-  await expect(schedule()).rejects.toThrow(refused.message);
-  await expect(schedule()).rejects.toBeInstanceOf(refused.type);
+  if (refused === undefined) return work();
+  await expect(work()).rejects.toThrow(refused.message);
+  await expect(work()).rejects.toBeInstanceOf(refused.type);
   expect(await database.query('select from future_call')).toEqual([]);
   return undefined;
 }
+
+/** A handler that is named so, and tells of its first call. */
+function handlerNamed(name: unknown, options?: unknown) {
+  let ran!: (data: unknown) => void;
+  const data = new Promise((resolve) => (ran = resolve));
+
+  @FutureCall(name as string, options as FutureCallHandlerOptions)
+  class Named implements FutureCallHandler {
+    invoke(given: unknown) {
+      ran(given);
+    }
+  }
+  return { Named, data };
+}
+
+/** The code of lib/, with each message in one piece. */
+const messages = fs
+  .readdirSync(path.join(ROOT, 'lib'), { recursive: true, encoding: 'utf8' })
+  .filter((file) => file.endsWith('.ts'))
+  .map((file) => fs.readFileSync(path.join(ROOT, 'lib', file), 'utf8').replaceAll(/[`'] \+\s+[`']/g, ''))
+  .join('\n');
 
 const boot = () => bootApp(database, { options: { execute: false } });
 
@@ -110,6 +146,35 @@ describe('the page about bad input', () => {
     if (refusal(answer)) return;
     expect(await database.query('select identifier from future_call')).toEqual([{ identifier }]);
   });
+
+  it.each(rows('Names'))('says of the name %s: %s', async (given, answer) => {
+    const name = evaluate(given) as string;
+    const named = await expectAnswer(async () => handlerNamed(name), answer);
+    if (refusal(answer)) return;
+    const { Named, data } = named as ReturnType<typeof handlerNamed>;
+    const { service } = await bootApp(database, { providers: [Named] });
+    await service.callWithDelay(name, 'by its name', 0);
+    expect(await data).toBe('by its name');
+  });
+
+  it.each(rows('Options of the module'))('says of the options %s: %s', async (given, answer) => {
+    const options = evaluate(given) as FutureCallModuleOptions;
+    const booted = await expectAnswer(() => bootApp(database, { options }), answer);
+    expect(booted === undefined).toBe(refusal(answer) !== undefined);
+  });
+
+  it.each(rows('Options of a handler'))("says of a handler's options %s: %s", async (given, answer) => {
+    expect(refusal(answer)).toBeDefined();
+    await expectAnswer(async () => handlerNamed('x', evaluate(given)), answer);
+  });
+
+  it.each(rows('The data source and its database').filter(([, answer]) => refusal(answer)))(
+    'says of a data source (%s) what is said',
+    (_what, answer) => {
+      // Where it is tested, there is a data source that is so.
+      expect(messages).toContain(refusal(answer)!.message);
+    },
+  );
 
   it('says of each thing that a handler may throw what is kept of it', async () => {
     const thrown = rows('What a handler throws');

@@ -200,6 +200,23 @@ describe('names', () => {
     }
   });
 
+  it.each([
+    ['migrationsRun', { migrations, migrationsRun: true }],
+    ['synchronize', { synchronize: true }],
+  ])(
+    'of a schema that does not exist are for migrate: true alone: TypeORM fails with %s',
+    async (_what, way) => {
+      const database = await makeDatabase();
+      for (const migrate of [true, false]) {
+        await expect(boot(database, { schema: 'nowhere', ...way }, migrate)).rejects.toThrow(
+          'schema "nowhere" does not exist',
+        );
+      }
+      await boot(database, { schema: 'nowhere' }, true);
+      expect(await readCatalog(database, 'nowhere')).toHaveProperty(['future_call']);
+    },
+  );
+
   it('of columns that a naming strategy changes are refused', async () => {
     class ColumnsInCapitals extends DefaultNamingStrategy {
       override columnName(propertyName: string): string {

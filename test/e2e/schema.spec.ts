@@ -1,11 +1,17 @@
 import { Injectable, type OnModuleInit } from '@nestjs/common';
 import pg from 'pg';
 import { beforeEach, describe, expect, inject, it, onTestFinished } from 'vitest';
-import { FutureCallSchemaError, FutureCallService } from '../../lib/index.js';
+import {
+  FutureCall,
+  FutureCallSchemaError,
+  FutureCallService,
+  type FutureCallHandler,
+} from '../../lib/index.js';
 import { bootApp, createTables, type BootOptions } from '../support/app.js';
 import { createDatabase, type TestDatabase } from '../support/database.js';
 import { LogLines } from '../support/log-lines.js';
 import { spawnApp } from '../support/processes.js';
+import { PostgresProxy } from '../support/proxy.js';
 import { createRole, isSuperuser } from '../support/role.js';
 import { NO_DIFF, readCatalog, schemaDiff } from '../support/schema.js';
 import { until } from '../support/until.js';
@@ -136,6 +142,36 @@ describe('a boot', () => {
 });
 
 describe('a boot that finds no database', () => {
+  it('is tried again as often as TypeORM is told to, and then works', async () => {
+    const proxy = await PostgresProxy.start(database.url);
+    onTestFinished(() => proxy.close());
+    proxy.refuses = true;
+    const ran = new Promise((resolve) => {
+      @FutureCall('greet')
+      class Greet implements FutureCallHandler {
+        invoke(data: unknown) {
+          resolve(data);
+        }
+      }
+      void bootApp(database, {
+        providers: [Greet],
+        typeorm: { url: proxy.url(database.url), retryAttempts: 1_000, retryDelay: 10 },
+      }).then(({ service }) => service.callWithDelay(Greet, 'you', 0), resolve);
+    });
+    await until(async () => proxy.accepted > 2, 'it has tried some times');
+    proxy.refuses = false;
+    expect(await ran).toBe('you');
+  });
+
+  it('fails with the error of the connection, when TypeORM has tried as often as it is told to', async () => {
+    const proxy = await PostgresProxy.start(database.url);
+    onTestFinished(() => proxy.close());
+    proxy.refuses = true;
+    const typeorm = { url: proxy.url(database.url), retryAttempts: 3, retryDelay: 10 };
+    await expect(boot({ ...scheduling, typeorm })).rejects.toThrow(/Connection terminated|ECONNRESET/);
+    expect(proxy.accepted).toBe(3);
+  });
+
   /** An app that schedules while it boots, and tries again when told. */
   function scheduleTwice(between: () => Promise<void>) {
     const errors: unknown[] = [];
