@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import {
   ConsoleLogger,
   Global,
@@ -249,6 +250,41 @@ describe('closing', () => {
     expect(await database.query('select data, attempt from future_call')).toEqual([{ data: 2, attempt: 0 }]);
   });
 
+  it('takes what ends because it was told to as interrupted, not as failed; with attempts left it is pending again', async () => {
+    let running = 0;
+    const bothRun = signal();
+    class Obedient {
+      async invoke(_data: unknown, call: FutureCallContext) {
+        if (++running === 2) bothRun.resolve();
+        await sleep(3_600_000, undefined, { signal: call.signal });
+      }
+    }
+    @FutureCall('once')
+    class Once extends Obedient {}
+    @FutureCall('twice', { attempts: 2 })
+    class Twice extends Obedient {}
+    const { service, close } = await bootApp(database, {
+      providers: [Once, Twice],
+      options: { shutdownTimeout: 0 },
+    });
+    const events: string[] = [];
+    await service.callWithDelay(Once, null, 0);
+    await service.callWithDelay(Twice, null, 0);
+    await bothRun.promise;
+    service.events.subscribe(({ type }) => events.push(type));
+    await close();
+    expect(events).toEqual(['interrupted', 'interrupted']);
+    const why = [
+      { attempt: 1, name: 'Interrupted', message: 'The app closed before the call had finished.' },
+    ];
+    expect(await database.query('select name, outcome, errors from future_call_outcome')).toMatchObject([
+      { name: 'once', outcome: 'interrupted', errors: why },
+    ]);
+    expect(await database.query('select name, attempt, errors from future_call')).toMatchObject([
+      { name: 'twice', attempt: 1, errors: why },
+    ]);
+  });
+
   it('gives back what was claimed ahead and never started, with its attempt', async () => {
     const stuck = signal();
     const release = signal();
@@ -287,6 +323,10 @@ describe('closing', () => {
     ]);
     expect(await service.cancel('claimed')).toBe(0);
 
+    const released: string[] = [];
+    service.events.subscribe((event) => {
+      if (event.type === 'released') released.push(event.id);
+    });
     const closed = close();
     await until(async () => (await running()).length === 1, 'what has not started is given back');
     release.resolve();
@@ -297,6 +337,7 @@ describe('closing', () => {
       'select id, attempt, identifier from future_call',
     );
     expect(left.filter(({ identifier }) => identifier === 'claimed').length).toBe(ahead.length);
+    expect(released.toSorted()).toEqual(ahead.toSorted());
     expect(left.every(({ id, attempt }) => attempt === 0 && !ran.has(id))).toBe(true);
     expect(left.length + ran.size).toBe(6_001);
   });

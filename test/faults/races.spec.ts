@@ -1,13 +1,28 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { describe, expect, it } from 'vitest';
 import { createDatabase } from '../support/database.js';
+import type { PostgresProxy, Verdict } from '../support/proxy.js';
 import { until } from '../support/until.js';
-import { BACK, LOST, NEW, tally, told } from './support/evidence.js';
+import { BACK, lines, LOST, NEW, tally, told } from './support/evidence.js';
 import { inWorld } from './support/in-world.js';
 import { RESCUE_AFTER } from './support/world.js';
 
 /** As a rescuer sees it: long enough for every instance to have looked and found nobody dead. */
 const SEVERAL_LOOKS = 6 * RESCUE_AFTER;
+
+const LOOK = /^future_call_look$/;
+
+/** Resolves when the proxy is asked what becomes of the next answer to that statement, and has said so. */
+function answerTo(proxy: PostgresProxy, awaited: RegExp, verdict: Verdict = 'pass'): Promise<void> {
+  return new Promise((resolve) => {
+    proxy.judge = ({ statement }) => {
+      if (!awaited.test(statement)) return 'pass';
+      proxy.judge = () => 'pass';
+      resolve();
+      return verdict;
+    };
+  });
+}
 
 describe.concurrent('A rescue', () => {
   it(
@@ -63,6 +78,70 @@ describe.concurrent('A rescue', () => {
       const rescued = rescuers.flatMap((app) => told(app, 'rescued'));
       expect(rescued).toMatchObject([{ instanceId: instance, calls: 4 }]);
       expect(await world.count(`from future_call_instance where id = ${instance}`)).toBe(0);
+    }),
+  );
+
+  it(
+    'that comes too late, because the instance is back when it begins, takes nothing from it',
+    inWorld(async (world) => {
+      const [ours, theirs] = [await world.proxy(), await world.proxy()];
+      const [owner, rescuer] = await Promise.all([
+        world.run({ proxy: ours }),
+        // Gives its session up when an answer takes twice as long.
+        world.run({ proxy: theirs, handlers: {}, options: { rescueAfter: 4_000 } }),
+      ]);
+      const ids = await world.scheduleMany(3, 'call', { hold: true });
+      await owner.waitForCount('holding', 3);
+      // It has seen enough, and its transaction has begun.
+      const judged = answerTo(theirs, /^begin/, 'freeze');
+      ours.refuses = true;
+      ours.cut();
+      await judged;
+      ours.refuses = false;
+      await owner.waitForOutput(BACK);
+      const looked = answerTo(theirs, LOOK);
+      theirs.thaw();
+      await looked;
+      expect(lines(rescuer, LOST)).toBe(0);
+      expect(told(rescuer, 'rescued')).toEqual([]);
+      owner.send({ type: 'release' });
+      expect(tally(await world.untilEnded(ids))).toEqual({ 'completed 1': 3 });
+      expect(lines(owner, NEW)).toBe(0);
+    }),
+  );
+
+  it(
+    'counts only what was seen on one unbroken session: who was away before the rescuer was, too, has all the time to come back',
+    inWorld(async (world) => {
+      const rescueAfter = 4_000;
+      const [ours, theirs] = [await world.proxy(), await world.proxy()];
+      const [owner, rescuer] = await Promise.all([
+        world.run({ proxy: ours }),
+        world.run({ proxy: theirs, handlers: {}, options: { rescueAfter } }),
+      ]);
+      const ids = await world.scheduleMany(3, 'call', { hold: true });
+      await owner.waitForCount('holding', 3);
+      const instance = await world.instanceOf(owner);
+      ours.refuses = true;
+      ours.cut();
+      await until(async () => (await world.backendOf(instance)) === undefined, 'its lock is gone');
+      // Seen missing twice; the first of these looks may have been sent a moment too early.
+      for (let look = 0; look < 2; look++) await answerTo(theirs, LOOK);
+      theirs.refuses = true;
+      theirs.cut();
+      await rescuer.waitForOutput(LOST);
+      await sleep(rescueAfter);
+      const looked = answerTo(theirs, LOOK);
+      theirs.refuses = false;
+      await looked;
+      // It would be found dead by the third look from here on, and by this one if the old ones counted.
+      ours.refuses = false;
+      await owner.waitForOutput(BACK);
+      await answerTo(theirs, LOOK);
+      expect(told(rescuer, 'rescued')).toEqual([]);
+      owner.send({ type: 'release' });
+      expect(tally(await world.untilEnded(ids))).toEqual({ 'completed 1': 3 });
+      expect(lines(owner, NEW)).toBe(0);
     }),
   );
 
