@@ -1,6 +1,6 @@
 import { Logger } from '@nestjs/common';
-import { firstValueFrom, filter, take, toArray } from 'rxjs';
-import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { config, firstValueFrom, filter, take, toArray } from 'rxjs';
+import { afterAll, beforeAll, beforeEach, describe, expect, it, onTestFinished } from 'vitest';
 import { FutureCall, type FutureCallEvent, type FutureCallService } from '../../lib/index.js';
 import { bootApp, createTables } from '../support/app.js';
 import { createDatabase, type TestDatabase } from '../support/database.js';
@@ -81,7 +81,7 @@ describe('FutureCallService.events', () => {
     );
   });
 
-  it('tells of calls that are given back and interrupted by the drain, and completes', async () => {
+  it('tells of calls that are interrupted by the drain, and completes', async () => {
     @FutureCall('stuck', { concurrency: 1 })
     class Stuck {
       invoke() {
@@ -119,6 +119,48 @@ describe('FutureCallService.events', () => {
     const [lost, back] = await events;
     expect(lost).toMatchObject({ type: 'disconnected', error: expect.any(Error) });
     expect(back).toEqual({ type: 'connected', instanceId: (lost as { instanceId: number }).instanceId });
+  });
+
+  it('keeps what a subscriber throws from the engine: rxjs reports it, in a turn of its own', async () => {
+    const { onUnhandledError } = config;
+    onTestFinished(() => void (config.onUnhandledError = onUnhandledError));
+    let reported = 0;
+    const error = new Error('of a subscriber');
+    config.onUnhandledError = (thrown) => {
+      expect(thrown).toBe(error);
+      reported++;
+    };
+    const { service, close } = await bootApp(database, { providers: [Greet, Fail] });
+    let told = 0;
+    service.events.subscribe(() => {
+      told++;
+      throw error;
+    });
+    const events = firstValueFrom(
+      service.events.pipe(
+        filter(({ type }) => type === 'completed' || type === 'failed'),
+        take(4),
+        toArray(),
+      ),
+    );
+    await service.callWithDelay(Greet, null, 0);
+    await service.callWithDelay(Fail, null, 0);
+    await service.callWithDelay(Greet, null, 0);
+    await service.callWithDelay(Greet, null, '1h', { identifier: 'x' });
+    await service.cancel('x');
+    expect((await events).map(({ type }) => type).toSorted()).toEqual([
+      'completed',
+      'completed',
+      'failed',
+      'failed',
+    ]);
+    await close();
+    expect(reported).toBe(told);
+    // Four are scheduled, four started, one cancelled, and four have ended.
+    expect(told).toBe(13);
+    expect(await database.query('select name, outcome from future_call_outcome')).toEqual([
+      { name: 'fail', outcome: 'failed' },
+    ]);
   });
 
   it('tells of an instance that was found dead, and of its calls', async () => {

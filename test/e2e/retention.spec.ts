@@ -70,7 +70,41 @@ describe('retention', () => {
     expect(await outcomes()).toEqual([]);
   });
 
+  it('keeps no interrupted call when it is told so, neither of this instance nor of one that died', async () => {
+    @FutureCall('stuck')
+    class Stuck {
+      invoke() {
+        return new Promise(() => {});
+      }
+    }
+    const { service, close } = await bootApp(database, {
+      providers: [Stuck],
+      options: { retention: { interrupted: false }, rescueAfter: 500, shutdownTimeout: 0 },
+    });
+    const types: string[] = [];
+    service.events.subscribe(({ type }) => types.push(type));
+    await database.query(`
+      with dead as (
+        insert into future_call_instance (host, pid, poll_interval, handlers) values ('gone', 42, 10000, '{}') returning id
+      )
+      insert into future_call_running (id, name, due_at, attempt, created_at, instance_id, claim)
+      select 4711, 'stuck', now(), 1, now(), id, 1 from dead`);
+    await until(async () => types.includes('rescued'), 'the dead one is found');
+    await service.callWithDelay(Stuck, null, 0);
+    await until(async () => types.includes('started'), 'the call runs');
+    await close();
+    expect(types.filter((type) => type === 'interrupted')).toHaveLength(2);
+    expect(await database.query('select from future_call_running')).toEqual([]);
+    expect(await outcomes()).toEqual([]);
+  });
+
   it('deletes what is older, batch by batch, and nothing else', async () => {
+    await database.query(`
+      create table deleted (count bigint);
+      create function count_deleted() returns trigger language plpgsql as $$
+        begin insert into public.deleted select count(*) from gone having count(*) > 0; return null; end $$;
+      create trigger count_deleted after delete on future_call_outcome referencing old table as gone
+        for each statement execute function count_deleted()`);
     await insertOutcomes('failed', 2_500, '1 minute');
     await insertOutcomes('failed', 3, '0');
     await insertOutcomes('interrupted', 3, '1 year');
@@ -88,6 +122,12 @@ describe('retention', () => {
       { outcome: 'failed', count: 3 },
       { outcome: 'interrupted', count: 3 },
     ]);
+    expect(await database.query('select count from deleted')).toEqual([
+      { count: '1000' },
+      { count: '1000' },
+      { count: '500' },
+    ]);
+    await database.query('drop table deleted; drop function count_deleted cascade');
   });
 
   it('is left to one instance at a time', async () => {
