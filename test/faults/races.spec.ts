@@ -146,6 +146,23 @@ describe.concurrent('A rescue', () => {
   );
 
   it(
+    'leaves alone who drains, however long that takes: the lock goes last',
+    inWorld(async (world) => {
+      const [app, bystander] = await Promise.all([world.run(), world.run({ handlers: {} })]);
+      const ids = await world.scheduleMany(3, 'call', { hold: true });
+      await app.waitForCount('holding', 3);
+      app.send({ type: 'close' });
+      await app.waitForOutput(/Waiting for 3 calls to finish/);
+      await sleep(SEVERAL_LOOKS);
+      app.send({ type: 'release' });
+      expect(await app.exited).toEqual({ code: 0, signal: null });
+      expect(tally(await world.untilEnded(ids))).toEqual({ 'completed 1': 3 });
+      expect(told(bystander, 'rescued')).toEqual([]);
+      expect(await world.count(`from future_call_instance where pid = ${app.pid}`)).toBe(0);
+    }),
+  );
+
+  it(
     'waits for the old backend, though its client is gone, until what it claims has been committed: that is rescued too',
     inWorld(async (world) => {
       const proxy = await world.proxy();
