@@ -1,6 +1,6 @@
 // node scripts/smoke.mjs <tarball> <module | commonjs>: installs the packed library into an app of that kind,
 // compiles the app, and runs it on a real PostgreSQL. Needs no network.
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawnSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import * as fs from 'node:fs';
 import os from 'node:os';
@@ -16,6 +16,7 @@ try {
   install();
   compile();
   await withDatabase((url) => run('app.js', { DATABASE_URL: url }));
+  missDriver();
 } catch (error) {
   console.error(/** @type {Error} */ (error).message);
   process.exitCode = 1;
@@ -65,6 +66,14 @@ function run(script, env) {
     stdio: ['ignore', 'inherit', 'inherit'],
     timeout: 60_000,
   });
+}
+
+/** Without the driver it says which package is missing, and who misses it. */
+function missDriver() {
+  fs.rmSync(path.join(app, 'node_modules/pg'));
+  const { stderr } = spawnSync(process.execPath, ['app.js'], { cwd: app, encoding: 'utf8', timeout: 60_000 });
+  const expected = /Cannot find package 'pg' imported from .*nestjs-future-call/;
+  if (!expected.test(stderr)) throw new Error(`Without pg it says\n${stderr}\nand not ${String(expected)}.`);
 }
 
 /** @param {(url: string) => void} use */
