@@ -34,9 +34,11 @@ export class FutureCallEntity {
   createdAt!: Date;
 }
 
-/** A call that an instance runs. As many rows as calls run: small for ever. */
+/**
+ * A call that an instance runs. As many rows as calls run, small for ever: whoever looks for those of one instance may
+ * read them all, and every claim is spared a second index.
+ */
 @Entity({ name: 'future_call_running' })
-@Index(['instanceId'])
 export class FutureCallRunningEntity {
   @PrimaryColumn({ name: 'id', type: 'bigint' })
   id!: string;

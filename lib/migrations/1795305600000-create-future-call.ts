@@ -40,7 +40,6 @@ export class CreateFutureCall1795305600000 extends FutureCallMigration {
         claim integer not null,
         claimed_at timestamp(3) with time zone not null default now(),
         ${key(running, 'id')})`,
-      index(running, ['instance_id']),
 
       `create table ${outcome.path} (
         call_id bigint not null, ${call},

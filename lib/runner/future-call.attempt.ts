@@ -7,8 +7,9 @@ export class FutureCallAttempt implements FutureCallContext {
   readonly id: string;
   readonly name: string;
   readonly identifier: string | null;
-  readonly dueAt: Date;
   readonly attempt: number;
+  /** As the server wrote it. */
+  readonly #dueAt: string;
   /** Made when a handler asks for it: most never do, and it is the dearest part of a start. */
   #controller: AbortController | undefined;
   #abortedFor: unknown;
@@ -17,8 +18,13 @@ export class FutureCallAttempt implements FutureCallContext {
     this.id = call.id;
     this.name = call.name;
     this.identifier = call.identifier;
-    this.dueAt = new Date(parseTimestamp(call.dueAt));
     this.attempt = call.attempt;
+    this.#dueAt = call.dueAt;
+  }
+
+  /** Parsed when a handler asks for it: most never do. */
+  get dueAt(): Date {
+    return new Date(parseTimestamp(this.#dueAt));
   }
 
   get signal(): AbortSignal {

@@ -183,8 +183,10 @@ export class FutureCallExecutor {
   /** The handlers take turns: who has had one goes to the end. */
   private nextHandler(): HandlerState | undefined {
     const index = this.waiting.findIndex(({ running, limit }) => running < limit);
-    if (index < 0) return undefined;
-    const [state] = this.waiting.splice(index, 1) as [HandlerState];
+    const state = this.waiting[index];
+    // A handler that waits alone goes to its own end: nothing is moved for each of its calls.
+    if (state === undefined || (this.waiting.length === 1 && state.queue.length > 1)) return state;
+    this.waiting.splice(index, 1);
     if (state.queue.length > 1) this.waiting.push(state);
     return state;
   }

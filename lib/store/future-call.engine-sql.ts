@@ -24,13 +24,17 @@ export const PRUNE_BATCH = 1_000;
 export function engineStatements(tables: FutureCallTables) {
   const { pending, running, outcome, instance } = tables;
 
-  /** Rows of `running` whose claim token is in three parallel arrays. */
-  const byToken = (first: number) =>
-    `unnest($${first}::bigint[], $${first + 1}::int[], $${first + 2}::int[]) as token (id, instance_id, claim)`;
-  // One probe of the primary key for each token. Plain equality would let the planner walk all of `running` along an
-  // index instead, for each token, and a plan that was made while the table was empty is kept: 425 µs a call, not 5.
-  const matchesToken = (alias: string) =>
-    `${alias}.id between token.id and token.id and ${alias}.instance_id + 0 = token.instance_id and ${alias}.claim = token.claim`;
+  // How an ending statement finds its rows, given claim tokens in three parallel arrays: $1, $2 and $3. Plain equality
+  // would let the planner walk all of `running` along an index instead, for each token, and a plan that was made while
+  // the table was empty is kept: 425 µs a call, not 2.
+
+  const inTokens = `(r.id, r.instance_id, r.claim) in (select id, instance_id, claim
+    from unnest($1::bigint[], $2::int[], $3::int[]) as token (id, instance_id, claim))`;
+  /** One walk of the primary key for all tokens, and a hash table of them. A bare `in` could become a join. */
+  const isAmongTokens = `r.id = any ($1::bigint[]) and (${inTokens}) is true`;
+  /** Where more comes with each token: a probe of the primary key for each, at twice the price. */
+  const matchesToken =
+    'r.id between token.id and token.id and r.instance_id + 0 = token.instance_id and r.claim = token.claim';
 
   /** Notifies of calls that went back to `pending` in a CTE `returned`, once a handler. */
   const notifyReturned = `
@@ -139,14 +143,14 @@ export function engineStatements(tables: FutureCallTables) {
     /** Calls that completed, by claim token. */
     complete: {
       name: 'future_call_complete',
-      text: `delete from ${running.path} r using ${byToken(1)} where ${matchesToken('r')}`,
+      text: `delete from ${running.path} r where ${isAmongTokens}`,
     },
     /** As `complete`, and keeps the outcome. $4 host, $5 pid. */
     completeAndKeep: {
       name: 'future_call_complete_keep',
       text: `
         with gone as (
-          delete from ${running.path} r using ${byToken(1)} where ${matchesToken('r')} returning ${RUNNING('r')}
+          delete from ${running.path} r where ${isAmongTokens} returning ${RUNNING('r')}
         )
         ${recordEnd(`'completed'`, 'gone.errors', `gone, (select $4::text as host, $5::int as pid) self`)}`,
     },
@@ -157,7 +161,7 @@ export function engineStatements(tables: FutureCallTables) {
         with gone as (
           delete from ${running.path} r
           using unnest($1::bigint[], $2::int[], $3::int[], $4::text[]) as token (id, instance_id, claim, error)
-          where ${matchesToken('r')} returning ${RUNNING('r')}, token.error
+          where ${matchesToken} returning ${RUNNING('r')}, token.error
         )
         ${recordEnd(
           `'failed'`,
@@ -176,7 +180,7 @@ export function engineStatements(tables: FutureCallTables) {
           delete from ${running.path} r
           using unnest($1::bigint[], $2::int[], $3::int[], $4::text[], $5::float8[], $6::float8[])
             as token (id, instance_id, claim, error, delay, at)
-          where ${matchesToken('r')} returning ${RUNNING('r')}, token.error, token.delay, token.at
+          where ${matchesToken} returning ${RUNNING('r')}, token.error, token.delay, token.at
         ), returned as (
           insert into ${pending.path} (id, attempt, name, identifier, data, due_at, errors, created_at)
           select id, attempt, name, identifier, data,
@@ -206,14 +210,13 @@ export function engineStatements(tables: FutureCallTables) {
     release: {
       name: 'future_call_release',
       text: `with gone as (
-          delete from ${running.path} r using ${byToken(1)} where ${matchesToken('r')} returning ${RUNNING('r')}
+          delete from ${running.path} r where ${isAmongTokens} returning ${RUNNING('r')}
         ), ${giveBack}`,
     },
-    /** What is claimed by instance $1 but not among the tokens: claims whose answer never arrived. */
+    /** What is claimed by instance $4 but not among the tokens: claims whose answer never arrived. */
     releaseUnknown: {
       text: `with gone as (
-          delete from ${running.path} r where r.instance_id = $1::int
-            and (r.id, r.instance_id, r.claim) not in (select id, instance_id, claim from ${byToken(2)})
+          delete from ${running.path} r where r.instance_id = $4::int and not ${inTokens}
           returning ${RUNNING('r')}
         ), ${giveBack}`,
     },

@@ -207,8 +207,8 @@ export class FutureCallEngineStore {
   /** Gives back what is claimed by this instance but is not among `known`. */
   async releaseUnknown(known: readonly ClaimedCall[]): Promise<void> {
     await this.session.query(this.session.statements.releaseUnknown, [
-      this.session.instance.id,
       ...tokens(known.map((call) => ({ call }))),
+      this.session.instance.id,
     ]);
   }
 

@@ -162,7 +162,7 @@ describe('the claim', () => {
 
 describe('ending calls', () => {
   it.each(['complete', 'completeAndKeep', 'fail', 'retry', 'release', 'correct'] as const)(
-    '(%s) probes the key once a call, also when the plan was made for an empty and analyzed table',
+    '(%s) takes the key, also when the plan was made for an empty and analyzed table',
     async (name) => {
       await database.query('truncate future_call_running, future_call_outcome');
       await database.query('vacuum analyze future_call_running, future_call_outcome');
@@ -180,7 +180,7 @@ describe('ending calls', () => {
         expect.objectContaining({
           'Node Type': 'Index Scan',
           'Index Name': expect.stringMatching(/^PK_/),
-          'Index Cond': expect.stringContaining('token.id'),
+          'Index Cond': expect.stringMatching(/= ANY|token\.id/),
         }),
       ]);
     },
