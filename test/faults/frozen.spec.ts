@@ -4,6 +4,8 @@ import os from 'node:os';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { describe, expect, it } from 'vitest';
+import { FutureCallSession } from '../../lib/store/future-call.session.js';
+import { bootApp } from '../support/app.js';
 import type { AppProcess } from '../support/processes.js';
 import { until } from '../support/until.js';
 import { lines, LOST, NEW, tally, told } from './support/evidence.js';
@@ -13,6 +15,15 @@ import { RESCUE_AFTER, type World } from './support/world.js';
 interface Freezer {
   readonly freeze: () => Promise<void>;
   readonly thaw: () => Promise<void>;
+}
+
+/** Who reads it waits until somebody writes. */
+async function makeFifo(world: World): Promise<string> {
+  const folder = await fs.mkdtemp(path.join(os.tmpdir(), 'fc-fifo-'));
+  world.onEnd(() => fs.rm(folder, { recursive: true }));
+  const fifo = path.join(folder, 'fifo');
+  execFileSync('mkfifo', [fifo]);
+  return fifo;
 }
 
 const FREEZERS: { name: string; prepare: (world: World, app: AppProcess) => Promise<Freezer> }[] = [
@@ -26,10 +37,7 @@ const FREEZERS: { name: string; prepare: (world: World, app: AppProcess) => Prom
   {
     name: 'blocked by one of its own handlers',
     prepare: async (world, app) => {
-      const folder = await fs.mkdtemp(path.join(os.tmpdir(), 'fc-fifo-'));
-      world.onEnd(() => fs.rm(folder, { recursive: true }));
-      const fifo = path.join(folder, 'fifo');
-      execFileSync('mkfifo', [fifo]);
+      const fifo = await makeFifo(world);
       return {
         freeze: async () => {
           await world.schedule('blocker', { block: fifo });
@@ -114,6 +122,79 @@ describe.concurrent.each(FREEZERS)('A process that is $name', ({ prepare }) => {
       );
       const firstAttempts = told(zombie, 'started').filter(({ id }) => queued.includes(id as string));
       expect(firstAttempts).toEqual([]);
+    }),
+  );
+});
+
+describe.concurrent('A process that was away', () => {
+  it(
+    'because a handler blocked it until others had taken over, starts nothing when that handler ends and its slot is free',
+    inWorld(async (world) => {
+      const [zombie, bystander] = await Promise.all([
+        world.run({ handlers: { call: { concurrency: 1 } } }),
+        world.run({ handlers: {} }),
+      ]);
+      const instance = await world.instanceOf(zombie);
+      const fifo = await makeFifo(world);
+      // Quick ones first: the app then claims ahead of its one slot.
+      await world.untilEnded(await world.scheduleMany(300, 'call'));
+      const calls = await world.service.callMany(
+        Array.from({ length: 20 }, (_, i) => ({
+          handler: 'call',
+          data: i === 0 ? { block: fifo } : null,
+          delay: 0,
+        })),
+      );
+      const ids = calls.map(({ id }) => id);
+      await world.accept(ids);
+      await zombie.waitFor('blocking');
+      const claimed = await world.database.query<{ id: string }>(
+        `select id from future_call_running where instance_id = ${instance} order by id`,
+      );
+      const [blocking, ...queued] = claimed.map(({ id }) => id);
+      expect(blocking).toBe(ids[0]);
+      expect(queued.length).toBeGreaterThan(0);
+
+      await bystander.waitFor('rescued', { timeout: 150_000 });
+      // The next turn of its event loop frees the slot, before the process can hear that its session has ended.
+      await fs.writeFile(fifo, '');
+      await zombie.waitForOutput(NEW);
+      // What it had not claimed runs now that it is back.
+      await world.untilEnded(ids);
+      await until(
+        async () => (await world.ended([blocking!]))[0]!.outcome === 'completed',
+        'the guess is corrected',
+      );
+      expect(tally(await world.ended(queued))).toEqual({ 'interrupted 1': queued.length });
+      expect(told(zombie, 'started').filter(({ id }) => queued.includes(id as string))).toEqual([]);
+    }),
+  );
+
+  it(
+    'takes an answer that it reads late for as old as its question: that nobody has taken over is not proved by it',
+    inWorld(async (world) => {
+      const proxy = await world.proxy();
+      const { app, close } = await bootApp(world.database, {
+        options: { sessionUrl: proxy.url(world.database.url), rescueAfter: RESCUE_AFTER },
+      });
+      world.onEnd(close);
+      const session = app.get(FutureCallSession, { strict: false });
+      await until(async () => session.isTrusted, 'its session has answered just now');
+      const held = new Promise<void>((resolve) => {
+        proxy.judge = ({ statement }) => {
+          if (statement !== 'select 4711') return 'pass';
+          resolve();
+          return 'freeze';
+        };
+      });
+      const answer = session.query({ text: 'select 4711' });
+      await held;
+      await until(async () => !session.isTrusted, 'it has not answered for long enough');
+      proxy.thaw();
+      await answer;
+      expect(session.isOpen).toBe(true);
+      expect(session.isTrusted).toBe(false);
+      await until(async () => session.isTrusted, 'it is asked again');
     }),
   );
 });

@@ -115,7 +115,15 @@ export class World {
   }
 
   async end(): Promise<void> {
-    for (const cleanup of this.#cleanups.splice(0)) await cleanup();
+    const errors: unknown[] = [];
+    for (const cleanup of this.#cleanups.splice(0)) {
+      try {
+        await cleanup();
+      } catch (error) {
+        errors.push(error);
+      }
+    }
+    if (errors.length > 0) throw errors[0];
   }
 
   /** A process that runs calls. Every outcome is kept: where a call is can then be told at any time. */
