@@ -31,6 +31,9 @@ interface HandlerState {
 /** The most that is claimed ahead of free slots, over all handlers. */
 export const MAX_PREFETCH = 4_000;
 
+/** The most that starts in one turn of the event loop: handlers that wait for nothing would keep the app from it. */
+const MOST_IN_A_TURN = 500;
+
 /** Runs attempts: who may start, within the limits of the module and of each handler, and what becomes of it. */
 @Injectable()
 export class FutureCallExecutor {
@@ -42,6 +45,7 @@ export class FutureCallExecutor {
   /** Handlers with a queue, in the order in which they take turns. */
   private waiting: HandlerState[] = [];
   private queued = 0;
+  private startedInTurn = 0;
   private isStarting = false;
   private isStopped = false;
   private slotFreed: () => void = () => {};
@@ -170,14 +174,22 @@ export class FutureCallExecutor {
         this.running < this.options.concurrency &&
         this.session.isTrusted
       ) {
+        if (this.startedInTurn === MOST_IN_A_TURN) break;
         const state = this.nextHandler();
         if (state === undefined) break;
+        if (this.startedInTurn++ === 0) setImmediate(() => this.nextTurn());
         this.queued--;
         this.begin(state, state.queue.shift()!);
       }
     } finally {
       this.isStarting = false;
     }
+  }
+
+  private nextTurn(): void {
+    const wasFull = this.startedInTurn === MOST_IN_A_TURN;
+    this.startedInTurn = 0;
+    if (wasFull) this.startNext();
   }
 
   /** The handlers take turns: who has had one goes to the end. */

@@ -102,6 +102,28 @@ describe('a handler', () => {
     open();
   });
 
+  it('that waits for nothing leaves turns of the event loop to the app', async () => {
+    let ran = 0;
+    let inTurn = 0;
+    let most = 0;
+    @FutureCall('quick')
+    class Quick {
+      async invoke() {
+        ran++;
+        most = Math.max(most, ++inTurn);
+      }
+    }
+    (function turn() {
+      inTurn = 0;
+      if (ran < 10_000) setImmediate(turn);
+    })();
+    await insert('quick', 10_000);
+    await bootApp(database, { providers: [Quick] });
+    await until(async () => ran === 10_000, 'all have run');
+    // Eight times as many are claimed at once.
+    expect(most).toBe(500);
+  });
+
   it('that ends synchronously, or answers with something else than a promise, has completed', async () => {
     const ran: unknown[] = [];
     @FutureCall('sync')
