@@ -158,6 +158,7 @@ describe.concurrent('A rescue', () => {
       expect(await app.exited).toEqual({ code: 0, signal: null });
       expect(tally(await world.untilEnded(ids))).toEqual({ 'completed 1': 3 });
       expect(told(bystander, 'rescued')).toEqual([]);
+      expect(lines(app, LOST)).toBe(0);
       expect(await world.count(`from future_call_instance where pid = ${app.pid}`)).toBe(0);
     }),
   );
