@@ -8,8 +8,9 @@ export class FutureCallAttempt implements FutureCallContext {
   readonly name: string;
   readonly identifier: string | null;
   readonly attempt: number;
-  /** As the server wrote it. */
-  readonly #dueAt: string;
+  // What is private to the class is not printed with it.
+  readonly #call: ClaimedCall;
+  #place = 0;
   /** Made when a handler asks for it: most never do, and it is the dearest part of a start. */
   #controller: AbortController | undefined;
   #abortedFor: unknown;
@@ -19,12 +20,25 @@ export class FutureCallAttempt implements FutureCallContext {
     this.name = call.name;
     this.identifier = call.identifier;
     this.attempt = call.attempt;
-    this.#dueAt = call.dueAt;
+    this.#call = call;
   }
 
   /** Parsed when a handler asks for it: most never do. */
   get dueAt(): Date {
-    return new Date(parseTimestamp(this.#dueAt));
+    return new Date(parseTimestamp(this.#call.dueAt));
+  }
+
+  get call(): ClaimedCall {
+    return this.#call;
+  }
+
+  /** Its place among those that run. */
+  get place(): number {
+    return this.#place;
+  }
+
+  set place(place: number) {
+    this.#place = place;
   }
 
   get signal(): AbortSignal {

@@ -20,8 +20,10 @@ export class FutureCallCompleter {
   private readonly logger = new Logger('FutureCall');
   private isStopped = false;
   private waiting: AttemptEnd[] = [];
-  /** Of ends that were set aside. */
-  private readonly aside = new Set<NodeJS.Timeout>();
+  /** On their way to the server. */
+  private sent: AttemptEnd[] = [];
+  /** Ends that were set aside, and when they are tried again. */
+  private readonly aside = new Map<AttemptEnd, NodeJS.Timeout>();
   private readonly tries = new WeakMap<AttemptEnd, number>();
   private isRecording = false;
   private recording = Promise.resolve();
@@ -47,6 +49,11 @@ export class FutureCallCompleter {
     if (!this.isRecording) this.recording = this.record();
   }
 
+  /** Every end that was added and may not be recorded yet. */
+  unconfirmed(): AttemptEnd[] {
+    return [...this.sent, ...this.waiting, ...this.aside.keys()];
+  }
+
   /** Resolves when everything that was added is recorded, or the signal is aborted. */
   async settled(signal: AbortSignal): Promise<void> {
     await this.recording;
@@ -58,7 +65,7 @@ export class FutureCallCompleter {
 
   stop(): void {
     this.isStopped = true;
-    for (const timer of this.aside) clearTimeout(timer);
+    for (const timer of this.aside.values()) clearTimeout(timer);
     this.aside.clear();
   }
 
@@ -68,7 +75,9 @@ export class FutureCallCompleter {
       // What ends in the same turn of the event loop goes together.
       await nextTurn();
       while (this.waiting.length > 0 && this.session.isOpen && !this.isStopped) {
-        await this.recordBatch(this.waiting.splice(0, LARGEST_BATCH));
+        this.sent = this.waiting.splice(0, LARGEST_BATCH);
+        await this.recordBatch(this.sent);
+        this.sent = [];
       }
     } finally {
       // In the same turn as the last look at what is waiting.
@@ -103,11 +112,11 @@ export class FutureCallCompleter {
     if (tries === 1) this.logger.warn(failure);
     const timer = setTimeout(
       () => {
-        this.aside.delete(timer);
+        this.aside.delete(end);
         this.add(end);
       },
       Math.min(RETRY_AFTER * 2 ** (tries - 1), LONGEST_RETRY),
     );
-    this.aside.add(timer);
+    this.aside.set(end, timer);
   }
 }

@@ -9,6 +9,7 @@ import { FutureCallSession } from '../store/future-call.session.js';
 import { FutureCallAttempt } from './future-call.attempt.js';
 import { FutureCallCompleter } from './future-call.completer.js';
 import { DEFAULT_BACKOFF, exponential, nextAttempt } from './future-call.retry-policy.js';
+import { RunningAttempts } from './future-call.running-attempts.js';
 import { FutureCallSpeed } from './future-call.speed.js';
 
 /** How much may be claimed now. */
@@ -39,9 +40,9 @@ const MOST_IN_A_TURN = 500;
 export class FutureCallExecutor {
   private readonly logger = new Logger('FutureCall');
   private readonly handlers = new Map<string, HandlerState>();
-  /** Every call that was claimed and whose end is not confirmed. */
-  private readonly known = new Map<string, ClaimedCall>();
-  private readonly attempts = new Set<FutureCallAttempt>();
+  private readonly attempts = new RunningAttempts();
+  /** Calls of this instance that ended because they were told to: the drain gives them their outcome. */
+  private readonly undecided: ClaimedCall[] = [];
   /** Handlers with a queue, in the order in which they take turns. */
   private waiting: HandlerState[] = [];
   private queued = 0;
@@ -73,7 +74,7 @@ export class FutureCallExecutor {
         running: 0,
       });
     }
-    this.completer.onConfirmed((ends) => this.forget(ends));
+    this.completer.onConfirmed((ends) => this.confirmed(ends));
   }
 
   /** How many handlers run. */
@@ -123,7 +124,6 @@ export class FutureCallExecutor {
       const state = this.handlers.get(call.name)!;
       state.speed.begin(now);
       if (state.queue.push(call) === 1) this.waiting.push(state);
-      this.known.set(call.id, call);
     }
     this.queued += calls.length;
     this.startNext();
@@ -134,9 +134,14 @@ export class FutureCallExecutor {
     this.startNext();
   }
 
-  /** Every claimed call whose end is not confirmed. */
+  /** Every claimed call whose end is not confirmed. Put together when it is asked for, which is seldom. */
   knownCalls(): ClaimedCall[] {
-    return [...this.known.values()];
+    return [
+      ...[...this.handlers.values()].flatMap(({ queue }) => queue),
+      ...[...this.attempts].map(({ call }) => call),
+      ...this.completer.unconfirmed().map(({ call }) => call),
+      ...this.undecided,
+    ];
   }
 
   /** Hands out what was claimed and never started; the executor forgets it. */
@@ -144,7 +149,6 @@ export class FutureCallExecutor {
     const calls = [...this.handlers.values()].flatMap((state) => state.queue.splice(0));
     this.queued = 0;
     this.waiting = [];
-    for (const { id } of calls) this.known.delete(id);
     return calls;
   }
 
@@ -287,23 +291,20 @@ export class FutureCallExecutor {
     state.running--;
     state.speed.count();
     if (end !== undefined) this.completer.add(end);
-    // Of an instance that was taken for dead: nobody asks for it any more. A call of this instance stays known until the
-    // drain has given it its outcome, or coming back would release it.
-    else if (call.instanceId !== this.session.instance.id) this.known.delete(call.id);
+    // Coming back would release it, unless it is known. Of an instance that was taken for dead, nobody asks.
+    else if (call.instanceId === this.session.instance.id) this.undecided.push(call);
     this.startNext();
     if (state.running === 0 && state.queue.length === 0) state.speed.pause(performance.now());
     if (this.running === 0) this.becameIdle();
     this.slotFreed();
   }
 
-  private forget(ends: readonly AttemptEnd[]): void {
+  private confirmed(ends: readonly AttemptEnd[]): void {
+    if (!this.events.observed) return;
     for (const { call, error } of ends) {
-      // Only if it is still the same claim: the call may have come back meanwhile.
-      if (this.known.get(call.id) === call) this.known.delete(call.id);
-      if (error === null && this.events.observed) {
-        const { id, name, identifier, attempt } = call;
-        this.events.emit({ type: 'completed', id, name, identifier, attempt });
-      }
+      if (error !== null) continue;
+      const { id, name, identifier, attempt } = call;
+      this.events.emit({ type: 'completed', id, name, identifier, attempt });
     }
   }
 }

@@ -35,7 +35,7 @@ export class FutureCallConnection {
   /** Resolves when the connection is gone, with the error that ended it. */
   readonly gone: Promise<Error | undefined>;
   /** pg has a queue of its own, and will lose it. */
-  private last: Promise<unknown> = Promise.resolve();
+  private last: Promise<void> = Promise.resolve();
 
   private constructor(private readonly client: pg.Client) {
     this.gone = new Promise((resolve) => {
@@ -112,7 +112,11 @@ export class FutureCallConnection {
 
   private inTurn<T>(work: () => Promise<T>): Promise<T> {
     const done = this.last.then(work);
-    this.last = done.catch(() => {});
+    // Without its answer, which would be kept as long as this.
+    this.last = done.then(
+      () => {},
+      () => {},
+    );
     return done;
   }
 
