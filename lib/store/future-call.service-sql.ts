@@ -5,6 +5,13 @@ import { CALL, epochMilliseconds, notify, REPLACE_OUTCOME } from './future-call.
 /** When to notify, as the statements take it: see `scheduleAfter`. */
 export type NotifyMode = 'always' | 'soon' | 'never';
 
+/** A statement for the app's own connections. */
+export interface ServiceStatement extends Statement {
+  readonly name: string;
+  /** What loggers and subscribers of the app get to see of it when it is prepared. */
+  readonly summary: string;
+}
+
 /** Statements of scheduling and cancelling. They run on the app's own connections. */
 export function serviceStatements(tables: FutureCallTables) {
   const { pending, outcome, instance } = tables;
@@ -37,15 +44,18 @@ export function serviceStatements(tables: FutureCallTables) {
   const atTime = (milliseconds: string) =>
     `'epoch'::timestamptz + ${milliseconds} * interval '1 millisecond'`;
 
+  const inserting = `insert into ${pending.path} (…)`;
   return {
     /** $5 months, $6 milliseconds, $7 microseconds to add before they are cut off. */
     scheduleAfter: {
       name: 'future_call_schedule_after',
+      summary: inserting,
       text: schedule(afterDelay('$5::int', '$6::float8', '$7::int')),
     },
     /** $5 milliseconds since 1970. */
     scheduleAt: {
       name: 'future_call_schedule_at',
+      summary: inserting,
       text: schedule(atTime('$5::float8')),
     },
     /**
@@ -55,6 +65,7 @@ export function serviceStatements(tables: FutureCallTables) {
      */
     scheduleMany: {
       name: 'future_call_schedule_many',
+      summary: inserting,
       text: `
         with scheduled as (
           insert into ${pending.path} (name, identifier, data, due_at)
@@ -74,22 +85,25 @@ export function serviceStatements(tables: FutureCallTables) {
     /** Notifies of calls of handler $1 (or of all, when it is empty) due at $2 milliseconds since 1970. $3 when to. */
     notify: {
       name: 'future_call_notify',
+      summary: 'select pg_notify(…)',
       text: `
         select ${notify(tables, 'name', 'due_at')} from (select $1::text as name, ${atTime('$2::float8')} as due_at) calls
         where ${isWorthNotifying('$3::text', 'due_at')}`,
     },
     cancel: {
       name: 'future_call_cancel',
+      summary: `delete from ${pending.path} …`,
       text: `delete from ${pending.path} where identifier = $1 returning id::text as id, name`,
     },
     /** As `cancel`, and keeps the outcome. */
     cancelAndKeep: {
       name: 'future_call_cancel_keep',
+      summary: `delete from ${pending.path} …`,
       text: `
         with cancelled as (delete from ${pending.path} where identifier = $1 returning *)
         insert into ${outcome.path} (call_id, attempt, ${CALL}, outcome, finished_at)
         select id, attempt, ${CALL}, 'cancelled', clock_timestamp() from cancelled ${REPLACE_OUTCOME}
         returning call_id::text as id, name`,
     },
-  } as const satisfies Record<string, Statement>;
+  } as const satisfies Record<string, ServiceStatement>;
 }

@@ -6,9 +6,8 @@ import {
   FUTURE_CALL_OPTIONS,
   type ResolvedOptions,
 } from '../future-call.options.js';
-import type { Statement } from './future-call.connection.js';
 import { FutureCallSchema } from './future-call.schema.js';
-import { serviceStatements, type NotifyMode } from './future-call.service-sql.js';
+import { serviceStatements, type NotifyMode, type ServiceStatement } from './future-call.service-sql.js';
 
 /** A call to be inserted. */
 export interface NewCall {
@@ -116,12 +115,13 @@ export class FutureCallServiceStore {
   private cached?: ReturnType<typeof serviceStatements>;
 
   private run(
-    { name, text }: Statement,
+    { name, text, summary }: ServiceStatement,
     values: unknown[],
     manager = this.dataSource.manager,
   ): Promise<unknown> {
-    // TypeORM hands the query on to pg as it is, and to loggers and subscribers, to whom it must be a string.
-    const query = this.options.preparedStatements ? Object.assign(Object(text), { name, text }) : text;
+    // TypeORM hands the query on as it is: to pg, which takes its `name` and `text`, and to loggers and subscribers, to
+    // whom it must be a string. A short one: pg copies each of its characters as a property, 0.7 ms for the whole text.
+    const query = this.options.preparedStatements ? Object.assign(Object(summary), { name, text }) : text;
     return manager.query(query as string, values);
   }
 }
