@@ -44,7 +44,7 @@ export function serviceStatements(tables: FutureCallTables) {
   const atTime = (milliseconds: string) =>
     `'epoch'::timestamptz + ${milliseconds} * interval '1 millisecond'`;
 
-  const inserting = `insert into ${pending.path} (…)`;
+  const inserting = `insert into ${pending.name}`;
   return {
     /** $5 months, $6 milliseconds, $7 microseconds to add before they are cut off. */
     scheduleAfter: {
@@ -85,20 +85,20 @@ export function serviceStatements(tables: FutureCallTables) {
     /** Notifies of calls of handler $1 (or of all, when it is empty) due at $2 milliseconds since 1970. $3 when to. */
     notify: {
       name: 'future_call_notify',
-      summary: 'select pg_notify(…)',
+      summary: 'notify',
       text: `
         select ${notify(tables, 'name', 'due_at')} from (select $1::text as name, ${atTime('$2::float8')} as due_at) calls
         where ${isWorthNotifying('$3::text', 'due_at')}`,
     },
     cancel: {
       name: 'future_call_cancel',
-      summary: `delete from ${pending.path} …`,
+      summary: `delete from ${pending.name}`,
       text: `delete from ${pending.path} where identifier = $1 returning id::text as id, name`,
     },
     /** As `cancel`, and keeps the outcome. */
     cancelAndKeep: {
       name: 'future_call_cancel_keep',
-      summary: `delete from ${pending.path} …`,
+      summary: `delete from ${pending.name}`,
       text: `
         with cancelled as (delete from ${pending.path} where identifier = $1 returning *)
         insert into ${outcome.path} (call_id, attempt, ${CALL}, outcome, finished_at)
