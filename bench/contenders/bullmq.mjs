@@ -22,7 +22,7 @@ export const bullmq = {
   async fill({ client, url }, { handler, count, due }) {
     const { rows } = await client.query(
       `select (extract(epoch from due) * 1000)::float8 as at, (extract(epoch from now()) * 1000)::float8 as now
-       from generate_series(1, $1::int) i, lateral (select date_trunc('milliseconds', ${due}) as due) d`,
+       from (select date_trunc('milliseconds', ${due}) as due from generate_series(1, $1::int) i) d`,
       [count],
     );
     const queue = await open(url);

@@ -26,7 +26,7 @@ export const futureCall = {
     await client.query(
       `insert into future_call (name, data, due_at)
        select $1, jsonb_build_object('at', extract(epoch from due) * 1000), due
-       from generate_series(1, $2::int) i, lateral (select (${due})::timestamptz(3) as due) d`,
+       from (select (${due})::timestamptz(3) as due from generate_series(1, $2::int) i) d`,
       [handler, count],
     );
   },

@@ -29,8 +29,7 @@ const contender = (id, label, about, settings) => ({
         `select count(*) from graphile_worker.add_jobs(array(
            select row($1, json_build_object('at', extract(epoch from due) * 1000), null, due, null, null, null, null)
              ::graphile_worker.job_spec
-           from generate_series($2::int, $3::int) i,
-             lateral (select date_trunc('milliseconds', ${due}) as due) d))`,
+           from (select date_trunc('milliseconds', ${due}) as due from generate_series($2::int, $3::int) i) d))`,
         [handler, from, Math.min(count, from + 99_999)],
       );
     }

@@ -26,7 +26,7 @@ const contender = (id, label, about, work) => ({
   async fill({ client, url }, { handler, count, due }) {
     const { rows } = await client.query(
       `select (extract(epoch from due) * 1000)::float8 as at, due <= now() as is_due
-       from generate_series(1, $1::int) i, lateral (select date_trunc('milliseconds', ${due}) as due) d`,
+       from (select date_trunc('milliseconds', ${due}) as due from generate_series(1, $1::int) i) d`,
       [count],
     );
     const boss = await start({ connectionString: url, supervise: false, schedule: false });
