@@ -7,6 +7,7 @@ export class FutureCallAttempt implements FutureCallContext {
   readonly id: string;
   readonly name: string;
   readonly identifier: string | null;
+  readonly dueAt: Date;
   readonly attempt: number;
   // What is private to the class is not printed with it.
   readonly #call: ClaimedCall;
@@ -19,13 +20,9 @@ export class FutureCallAttempt implements FutureCallContext {
     this.id = call.id;
     this.name = call.name;
     this.identifier = call.identifier;
+    this.dueAt = new Date(parseTimestamp(call.dueAt));
     this.attempt = call.attempt;
     this.#call = call;
-  }
-
-  /** Parsed when a handler asks for it: most never do. */
-  get dueAt(): Date {
-    return new Date(parseTimestamp(this.#call.dueAt));
   }
 
   get call(): ClaimedCall {
