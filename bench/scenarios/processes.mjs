@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import { futureCall } from '../contenders/future-call.mjs';
 import { graphileWorkerTuned } from '../contenders/graphile-worker.mjs';
 import { pgBoss } from '../contenders/pg-boss.mjs';
@@ -6,6 +7,9 @@ import { ratio } from '../suite/stats.mjs';
 import { workOff } from '../suite/work-off.mjs';
 
 /** @import { Scenario } from '../types.js' */
+
+/** Time to insert the calls and to boot, in seconds. */
+const AHEAD = 14;
 
 /** @type {Scenario} */
 export const processes = {
@@ -17,10 +21,21 @@ export const processes = {
 
   async measure(lab, contender, database, variant) {
     const count = lab.size(100_000, 5_000);
+    const begin = Date.now() + lab.size(AHEAD, 8) * 1_000;
     await contender.prepare(database, ['noop']);
-    await contender.fill(database, { handler: 'noop', count, due: `now() - interval '1 second'` });
+    await contender.fill(database, { handler: 'noop', count, due: `to_timestamp(${begin / 1_000})` });
     await lab.settle(database);
-    const { rate } = await workOff(lab, contender, database, { count, processes: Number.parseInt(variant) });
+    const scheduler = await lab.scheduler(contender, { url: database.url, handlers: ['noop'] });
+    const { rate } = await workOff(lab, contender, database, {
+      count: count + 1,
+      processes: Number.parseInt(variant),
+      async ready() {
+        if (Date.now() > begin) throw new Error(`${contender.label} was not ready in time.`);
+        await sleep(begin - Date.now());
+        // One more, due now: whoever listens need not wait for its poll.
+        await scheduler.bulk({ handler: 'noop', count: 1, size: 1 });
+      },
+    });
     return { rate };
   },
 

@@ -50,20 +50,22 @@ export async function finished({ unfinished, label }, { client }) {
 
 /**
  * Works off what is due, with one or more processes: from the first handler's start until the database knows that
- * all are done (`rate`), or until the last one's start (`startRate`). Booting is not counted.
+ * all are done (`rate`), or until the last one's start (`startRate`). Booting is not counted: where several processes
+ * boot, what is to be done may wait for all of them (`ready`), or the first one would work while the others still boot.
  *
  * @param {Lab} lab
  * @param {Contender} contender
  * @param {Database} database
  * @param {{ count: number, processes?: number, handlers?: object, concurrency?: number, options?: object,
- *   onProgress?: (count: number) => void }} what
+ *   ready?: () => Promise<unknown>, onProgress?: (count: number) => void }} what
  */
 export async function workOff(lab, contender, database, what) {
-  const { count, processes = 1, handlers = { noop: {} }, concurrency, options, onProgress } = what;
+  const { count, processes = 1, handlers = { noop: {} }, concurrency, options, ready, onProgress } = what;
   const executors = Array.from({ length: processes }, () =>
     lab.executor(contender, { url: database.url, handlers, concurrency, options }),
   );
   await Promise.all(executors.map((executor) => executor.start()));
+  await ready?.();
   await started(lab, executors, count, onProgress);
   await finished(contender, database);
   const end = now();
