@@ -5,7 +5,7 @@ import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { describe, expect, it } from 'vitest';
 import { FutureCallSession } from '../../lib/store/future-call.session.js';
-import { bootApp } from '../support/app.js';
+import { boot } from '../support/app.js';
 import type { AppProcess } from '../support/processes.js';
 import { until } from '../support/until.js';
 import { lines, LOST, NEW, tally, told } from './support/evidence.js';
@@ -174,7 +174,7 @@ describe.concurrent('A process that was away', () => {
     'takes an answer that it reads late for as old as its question: that nobody has taken over is not proved by it',
     inWorld(async (world) => {
       const proxy = await world.proxy();
-      const { app, close } = await bootApp(world.database, {
+      const { app, close } = await boot(world.database, {
         options: { sessionUrl: proxy.url(world.database.url), rescueAfter: RESCUE_AFTER },
       });
       world.onEnd(close);

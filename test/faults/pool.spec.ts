@@ -8,7 +8,7 @@ import {
   type FutureCallContext,
   type FutureCallHandler,
 } from '../../lib/index.js';
-import { bootApp } from '../support/app.js';
+import { boot } from '../support/app.js';
 import { until } from '../support/until.js';
 import { inWorld } from './support/in-world.js';
 import { RESCUE_AFTER, type World } from './support/world.js';
@@ -52,7 +52,7 @@ class Second implements FutureCallHandler {
 
 async function bootWithPoolOfOne(world: World) {
   started = [];
-  const app = await bootApp(world.database, {
+  const app = await boot(world.database, {
     providers: [QueryHandler, Quick, Second],
     typeorm: { poolSize: 1, applicationName: 'pool of one' },
     options: { rescueAfter: RESCUE_AFTER, pollInterval: 1_000, retention: { completed: true } },

@@ -1,7 +1,7 @@
 import type { EntityManager } from 'typeorm';
 import { describe, expect, it, onTestFinished, type TestContext } from 'vitest';
 import { FutureCall, type FutureCallHandler } from '../../lib/index.js';
-import { bootApp, createTables } from '../support/app.js';
+import { boot, bootApp, createTables } from '../support/app.js';
 import { createDatabase, type TestDatabase } from '../support/database.js';
 import { LogLines } from '../support/log-lines.js';
 import type { AppProcess } from '../support/processes.js';
@@ -88,7 +88,7 @@ describe('The isolation level that the database sets for all transactions', () =
         );
         await noteClaims(world.database, 'transaction_isolation');
         const logger = new LogLines();
-        const { service, dataSource, close } = await bootApp(world.database, {
+        const { service, dataSource, close } = await boot(world.database, {
           options: { execute: false },
           logger,
         });

@@ -39,7 +39,8 @@ export async function createTables(database: TestDatabase): Promise<void> {
   await booted.close();
 }
 
-async function boot(database: TestDatabase, options: BootOptions): Promise<BootedApp> {
+/** As `bootApp`, for tests that run concurrently, whose hooks vitest cannot tell apart: whoever boots it closes it. */
+export async function boot(database: TestDatabase, options: BootOptions): Promise<BootedApp> {
   const { providers = [], imports = [], options: module, typeorm = {}, logger = false } = options;
 
   @Module({
