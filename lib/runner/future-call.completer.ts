@@ -63,10 +63,10 @@ export class FutureCallCompleter {
     }
   }
 
+  /** Records nothing any more. What is not recorded stays unconfirmed: coming back must not release what has run. */
   stop(): void {
     this.isStopped = true;
     for (const timer of this.aside.values()) clearTimeout(timer);
-    this.aside.clear();
   }
 
   private async record(): Promise<void> {

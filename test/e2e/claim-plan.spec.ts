@@ -161,9 +161,18 @@ describe('the claim', () => {
 });
 
 describe('ending calls', () => {
-  it.each(['complete', 'completeAndKeep', 'fail', 'retry', 'release', 'correct'] as const)(
+  const ALL_AT_ONCE = { 'Index Cond': '(id = ANY ($1))', Filter: expect.stringContaining('hashed SubPlan') };
+  const ONE_BY_ONE = { 'Index Cond': expect.stringContaining('token.id') };
+  it.each([
+    ['complete', ALL_AT_ONCE],
+    ['completeAndKeep', ALL_AT_ONCE],
+    ['release', ALL_AT_ONCE],
+    ['fail', ONE_BY_ONE],
+    ['retry', ONE_BY_ONE],
+    ['correct', ONE_BY_ONE],
+  ] as const)(
     '(%s) takes the key, also when the plan was made for an empty and analyzed table',
-    async (name) => {
+    async (name, how) => {
       await database.query('truncate future_call_running, future_call_outcome');
       await database.query('vacuum analyze future_call_running, future_call_outcome');
       const { text } = statements[name];
@@ -180,7 +189,7 @@ describe('ending calls', () => {
         expect.objectContaining({
           'Node Type': 'Index Scan',
           'Index Name': expect.stringMatching(/^PK_/),
-          'Index Cond': expect.stringMatching(/= ANY|token\.id/),
+          ...how,
         }),
       ]);
     },

@@ -1,7 +1,11 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { FutureCall, type FutureCallContext } from '../../lib/index.js';
+import { FutureCallCompleter } from '../../lib/runner/future-call.completer.js';
+import { FutureCallExecutor } from '../../lib/runner/future-call.executor.js';
+import { FutureCallEngineStore } from '../../lib/store/future-call.engine-store.js';
 import { bootApp, createTables } from '../support/app.js';
 import { createDatabase, type TestDatabase } from '../support/database.js';
+import { LogLines } from '../support/log-lines.js';
 import { until } from '../support/until.js';
 
 let database: TestDatabase;
@@ -420,11 +424,47 @@ describe('a call with the id of another one', () => {
       await database.query(
         `insert into future_call (name, data, due_at) select 'throws', case n when 50 then '"poison"' else '1' end::jsonb, now() from generate_series(1, 100) n`,
       );
-      await bootApp(database, { providers: [Throws] });
+      const { app } = await bootApp(database, { providers: [Throws] });
       await until(async () => (await count('future_call_outcome')) === 99, 'all others are recorded');
+      expect(await count('future_call_running')).toBe(1);
+      // As when a session that was lost is back: what has run is known, and is not released.
+      const known = app.get(FutureCallExecutor, { strict: false }).knownCalls();
+      await app.get(FutureCallEngineStore, { strict: false }).releaseUnknown(known);
       expect(await count('future_call_running')).toBe(1);
       await database.query('drop trigger refuse on future_call_outcome');
       await until(async () => (await count('future_call_outcome')) === 100, 'the last one is recorded too');
+    } finally {
+      await database.query('drop function refuse cascade');
+    }
+  });
+
+  it('whose end was not recorded before the drain gave up is not released when the session comes back', async () => {
+    await database.query(`
+      create or replace function refuse() returns trigger language plpgsql as $$ begin
+        raise exception 'refused by a trigger';
+      end $$;
+      create trigger refuse before delete on future_call_running for each row execute function refuse()`);
+    try {
+      let runs = 0;
+      @FutureCall('once')
+      class Once {
+        invoke() {
+          runs++;
+        }
+      }
+      const logger = new LogLines();
+      await insert('once', 1);
+      const { app } = await bootApp(database, { providers: [Once], logger });
+      await until(
+        async () => logger.warnings.some((line) => line.startsWith('Recording how "once"')),
+        'it is set aside',
+      );
+      app.get(FutureCallCompleter, { strict: false }).stop();
+      await database.query('drop trigger refuse on future_call_running');
+      const known = app.get(FutureCallExecutor, { strict: false }).knownCalls();
+      await app.get(FutureCallEngineStore, { strict: false }).releaseUnknown(known);
+      expect(await count('future_call_running')).toBe(1);
+      expect(runs).toBe(1);
     } finally {
       await database.query('drop function refuse cascade');
     }
