@@ -10,28 +10,10 @@ export default defineConfig({
       { extends: true, test: { name: 'unit', include: ['test/unit/**/*.spec.ts'] } },
       {
         extends: true,
+        // One project, although the folders are several: each would have a PostgreSQL of its own.
         test: {
-          name: 'e2e',
-          include: ['test/e2e/**/*.spec.ts'],
-          globalSetup: 'test/support/global-setup.ts',
-          testTimeout: 60_000,
-          hookTimeout: 60_000,
-        },
-      },
-      {
-        extends: true,
-        test: {
-          name: 'model',
-          include: ['test/model/**/*.spec.ts'],
-          globalSetup: 'test/support/global-setup.ts',
-          hookTimeout: 60_000,
-        },
-      },
-      {
-        extends: true,
-        test: {
-          name: 'faults',
-          include: ['test/faults/**/*.spec.ts'],
+          name: 'postgres',
+          include: ['test/{e2e,faults,model}/**/*.spec.ts'],
           globalSetup: 'test/support/global-setup.ts',
           // PostgreSQL ends a frozen session after 30 s, and some tests wait for that. Giving up late costs nothing.
           testTimeout: 180_000,
@@ -39,7 +21,7 @@ export default defineConfig({
         },
       },
     ],
-    // The e2e tests and the faults wait for timers and processes most of the time.
+    // Most tests wait for timers and processes most of the time.
     maxWorkers: 4,
     coverage: { include: ['lib/**'] },
   },
