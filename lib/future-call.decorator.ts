@@ -9,7 +9,7 @@ import {
   durationBetween,
   refuseUnknown,
   requireObject,
-} from './future-call.options.js';
+} from './future-call.option-readers.js';
 import type {
   FutureCallBackoff,
   FutureCallData,

@@ -3,7 +3,7 @@ import { toJson } from './common/json.js';
 import { show } from './common/show.js';
 import { labelProblem } from './common/text.js';
 import { FutureCallDataError, FutureCallOptionsError, FutureCallTimeError } from './future-call.errors.js';
-import { refuseUnknown, requireObject } from './future-call.options.js';
+import { refuseUnknown, requireObject } from './future-call.option-readers.js';
 
 // What a user passes to the service, read once and refused early: with an error of ours, naming the value and the cure.
 

@@ -14,11 +14,10 @@ import {
   type FutureCallModuleAsyncOptions,
   type FutureCallModuleExtras,
 } from './future-call.module-definition.js';
+import { refuseUnknown, requireObject } from './future-call.option-readers.js';
 import {
   FUTURE_CALL_DATA_SOURCE,
   FUTURE_CALL_OPTIONS,
-  refuseUnknown,
-  requireObject,
   resolveOptions,
   type FutureCallModuleOptions,
 } from './future-call.options.js';

@@ -1,6 +1,15 @@
-import { parseDuration, type Duration } from './common/duration.js';
-import { show } from './common/show.js';
+import type { Duration } from './common/duration.js';
 import { FutureCallOptionsError } from './future-call.errors.js';
+import {
+  boolean,
+  concurrency,
+  durationBetween,
+  oneOf,
+  postgresUrl,
+  refuseUnknown,
+  requireObject,
+  wrong,
+} from './future-call.option-readers.js';
 import type { FutureCallOutcome } from './future-call.types.js';
 
 /** Options of `FutureCallModule.forRoot()`. Lengths of time take milliseconds, `'10s'` or `{ seconds: 10 }`. */
@@ -131,9 +140,6 @@ export const FUTURE_CALL_OPTIONS = Symbol('FUTURE_CALL_OPTIONS');
 /** Injection token of the data source that holds the calls. */
 export const FUTURE_CALL_DATA_SOURCE = Symbol('FUTURE_CALL_DATA_SOURCE');
 
-export const MAX_CONCURRENCY = 10_000;
-export const MAX_ATTEMPTS = 1_000;
-
 /** Fills in the defaults. Throws `FutureCallOptionsError`, naming the option, the value and what it takes. */
 export function resolveOptions(options: FutureCallModuleOptions): ResolvedOptions {
   requireObject('FutureCallModule', options);
@@ -166,66 +172,8 @@ export function resolveOptions(options: FutureCallModuleOptions): ResolvedOption
   };
 }
 
-/** Throws `FutureCallOptionsError` for what is no object of options. */
-export function requireObject(owner: string, options: unknown): void {
-  if (typeof options === 'object' && options !== null && !Array.isArray(options)) return;
-  // Not the value: a connection string has a password in it.
-  const kind = options === null ? 'null' : Array.isArray(options) ? 'an array' : typeof options;
-  throw new FutureCallOptionsError(`${owner} takes an object of options, not ${kind}.`);
-}
-
-/** Throws `FutureCallOptionsError` for a name that is no option: most often a typo that would do nothing. */
-export function refuseUnknown(owner: string, options: object, known: readonly string[]): void {
-  const unknown = Object.keys(options).filter((name) => !known.includes(name));
-  if (unknown.length === 0) return;
-  throw new FutureCallOptionsError(
-    `${owner} has no option ${unknown.map((name) => `"${name}"`).join(', ')}. Its options are ${known.join(', ')}.`,
-  );
-}
-
-/** A handler's number of attempts. */
-export function attempts(name: string, value: unknown): number {
-  if (Number.isInteger(value) && (value as number) >= 1 && (value as number) <= MAX_ATTEMPTS)
-    return value as number;
-  throw wrong(name, value, `a whole number from 1 to ${MAX_ATTEMPTS}`);
-}
-
-/** A number of slots. */
-export function concurrency(name: string, value: unknown): number {
-  if (Number.isInteger(value) && (value as number) >= 1 && (value as number) <= MAX_CONCURRENCY)
-    return value as number;
-  throw wrong(name, value, `a whole number from 1 to ${MAX_CONCURRENCY}`);
-}
-
-function boolean(name: string, value: unknown): boolean {
-  if (typeof value === 'boolean') return value;
-  throw wrong(name, value, 'true or false');
-}
-
-function oneOf<T extends string>(...allowed: T[]) {
-  return (name: string, value: unknown): T => {
-    if (allowed.includes(value as T)) return value as T;
-    throw wrong(name, value, allowed.map((one) => `'${one}'`).join(' or '));
-  };
-}
-
-/** A reader of lengths of time between two, in milliseconds. */
-export function durationBetween(least: number, most: number) {
-  return (name: string, value: unknown): number => {
-    let duration: number;
-    try {
-      duration = Math.round(parseDuration(value));
-    } catch (error) {
-      if (!(error instanceof RangeError)) throw error;
-      throw new FutureCallOptionsError(`${name}: ${error.message}`, { cause: error });
-    }
-    if (duration >= least && duration <= most) return duration;
-    throw wrong(name, value, `a length of time from ${least} ms to ${most} ms`);
-  };
-}
-
 function retention(name: string, value: unknown): ResolvedOptions['retention'] {
-  if (typeof value !== 'object' || value === null) {
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) {
     throw wrong(name, value, `an object such as { completed: '7d' }`);
   }
   refuseUnknown(name, value, Object.keys(DEFAULTS.retention));
@@ -239,14 +187,4 @@ function retention(name: string, value: unknown): ResolvedOptions['retention'] {
 function keepFor(name: string, value: unknown): number {
   if (value === true) return Infinity;
   return value === false ? 0 : durationBetween(1_000, 100 * 365 * DAY)(name, value);
-}
-
-function postgresUrl(name: string, value: unknown): string {
-  if (typeof value === 'string' && /^postgres(ql)?:\/\//.test(value)) return value;
-  // The value may hold a password.
-  throw new FutureCallOptionsError(`${name} must be a connection string that begins with postgres://.`);
-}
-
-function wrong(name: string, value: unknown, expected: string): FutureCallOptionsError {
-  return new FutureCallOptionsError(`${name} must be ${expected}, but it is ${show(value)}.`);
 }

@@ -15,13 +15,8 @@ import {
   requireIdentifier,
   requireOptions,
 } from './future-call.input.js';
-import {
-  FUTURE_CALL_DATA_SOURCE,
-  FUTURE_CALL_OPTIONS,
-  refuseUnknown,
-  requireObject,
-  type ResolvedOptions,
-} from './future-call.options.js';
+import { refuseUnknown, requireObject } from './future-call.option-readers.js';
+import { FUTURE_CALL_DATA_SOURCE, FUTURE_CALL_OPTIONS, type ResolvedOptions } from './future-call.options.js';
 import type {
   CallManyOptions,
   CancelOptions,

@@ -89,6 +89,7 @@ const OPTIONS: {
     refuses: [
       [null, /retention must be an object such as/],
       ['7d', /retention must be an object such as .*but it is "7d"/],
+      [[], /retention must be an object such as .*but it is \[\]/],
       [true, /retention must be an object/],
       [{ complete: '7d' }, /retention has no option "complete".*completed, failed, interrupted, cancelled/],
       [{ failed: -1 }, /retention\.failed must be a length of time from 1000 ms/],
