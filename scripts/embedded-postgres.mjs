@@ -4,7 +4,7 @@
  * Its own class is not used: it ends the database on Ctrl-C, while an app still drains. `pg_ctl` starts the
  * server in a session of its own, so that only `stop()` ends it.
  */
-import { execFile, spawn } from 'node:child_process';
+import { spawn } from 'node:child_process';
 import { createHash, randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { existsSync } from 'node:fs';
@@ -16,7 +16,7 @@ import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 
-/** @import { ExecFileOptions } from 'node:child_process' */
+/** @import { SpawnOptions } from 'node:child_process' */
 /** @import { Stats } from 'node:fs' */
 /** @import { PostgresServer, ServerMode, StartOptions, TemporaryOptions, TemporaryPostgres } from './embedded-postgres.d.mts' */
 /** @typedef {{ uid: number, gid: number } | undefined} Owner who runs the server; undefined: the current user */
@@ -495,17 +495,25 @@ function run(bin, name, args, owner) {
 }
 
 /**
+ * Not `execFile`: that has no `detached`.
+ *
  * @param {string} file
  * @param {string[]} args
- * @param {ExecFileOptions & { detached?: boolean }} [options]
- * @returns {Promise<string>}
+ * @param {SpawnOptions} [options]
+ * @returns {Promise<string>} what it prints
  */
 function command(file, args, options = {}) {
   return new Promise((resolve, reject) => {
-    execFile(file, args, { ...options, encoding: 'utf8' }, (error, stdout, stderr) => {
-      if (!error) return resolve(stdout.trim());
-      error.message = `${path.basename(file)} ${args[0] ?? ''}: ${stderr.trim() || stdout.trim() || error.message}`;
-      reject(error);
+    const child = spawn(file, args, { ...options, stdio: ['ignore', 'pipe', 'pipe'] });
+    let stdout = '';
+    let stderr = '';
+    child.stdout?.setEncoding('utf8').on('data', (text) => (stdout += text));
+    child.stderr?.setEncoding('utf8').on('data', (text) => (stderr += text));
+    child.once('error', reject);
+    child.once('close', (code, signal) => {
+      if (code === 0) return resolve(stdout.trim());
+      const why = stderr.trim() || stdout.trim() || `ended with ${signal ?? `exit code ${code}`}`;
+      reject(Object.assign(new Error(`${path.basename(file)} ${args[0] ?? ''}: ${why}`), { code }));
     });
   });
 }
