@@ -35,6 +35,7 @@ import {
 import { bootApp } from '../support/app.js';
 import { createDatabase, type TestDatabase } from '../support/database.js';
 import { LogLines } from '../support/log-lines.js';
+import { PATIENCE } from '../support/until.js';
 
 let database: TestDatabase;
 beforeAll(async () => {
@@ -43,7 +44,7 @@ beforeAll(async () => {
 afterAll(() => database.drop());
 
 /** For `expect.poll`, which gives up after a second by itself. */
-const PATIENTLY = { timeout: 30_000 };
+const PATIENTLY = { timeout: PATIENCE };
 
 /** What handlers report, in order; the test waits for it. */
 let reports: unknown[] = [];

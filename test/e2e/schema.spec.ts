@@ -42,17 +42,13 @@ async function holdMigrationLock(): Promise<{ release(): Promise<void> }> {
 
 /** Pids of backends that wait for it, once they are so many. */
 const waitingForLock = (count: number) =>
-  until(
-    async () => {
-      const waiting = await database.query<{ pid: number }>(
-        `select pid from pg_locks where locktype = 'advisory' and not granted
+  until(async () => {
+    const waiting = await database.query<{ pid: number }>(
+      `select pid from pg_locks where locktype = 'advisory' and not granted
           and database = (select oid from pg_database where datname = current_database())`,
-      );
-      return waiting.length === count ? waiting.map(({ pid }) => pid) : undefined;
-    },
-    `${count} processes wait to create the tables`,
-    60_000,
-  );
+    );
+    return waiting.length === count ? waiting.map(({ pid }) => pid) : undefined;
+  }, `${count} processes wait to create the tables`);
 
 describe('a boot', () => {
   it('creates the tables, in ten processes at once', async () => {
@@ -133,7 +129,7 @@ describe('a boot', () => {
       database.query(`select state from pg_stat_activity
         where datname = current_database() and application_name = 'future-call schema'`);
     const { close } = await bootApp(database, scheduling);
-    expect(await connections()).toEqual([]);
+    await until(async () => (await connections()).length === 0, 'the connection is closed');
     await close();
     await database.query('drop table future_call_instance');
     await expect(boot()).rejects.toThrow(FutureCallSchemaError);

@@ -2,6 +2,7 @@ import { fork, type ChildProcess } from 'node:child_process';
 import * as fs from 'node:fs';
 import path from 'node:path';
 import { afterAll } from 'vitest';
+import { PATIENCE } from './until.js';
 
 /** What an app tells the test (`process.send`), and the test tells the app. */
 export interface AppMessage {
@@ -26,8 +27,6 @@ export interface SpawnOptions {
   args?: string[];
   /** A command that executes the rest of its line, to run Node within. */
   within?: string[];
-  /** After how many milliseconds to give up waiting, where nothing else is said. */
-  patience?: number;
 }
 
 const running = new Set<AppProcess>();
@@ -58,15 +57,13 @@ export class AppProcess {
   #output = '';
   #exit: AppExit | undefined;
   readonly #child: ChildProcess;
-  readonly #patience: number;
   readonly #checks = new Set<() => void>();
 
   constructor(
     readonly name: string,
     file: string,
-    { env = {}, args = [], within = [], patience = 30_000 }: SpawnOptions,
+    { env = {}, args = [], within = [] }: SpawnOptions,
   ) {
-    this.#patience = patience;
     const [execPath, ...execArgv] = [...within, process.execPath, '--enable-source-maps'];
     this.#child = fork(file, args, {
       // Nothing of vitest's: an app runs as it does for a user.
@@ -150,7 +147,7 @@ export class AppProcess {
     return this.exited;
   }
 
-  #wait<T>(look: () => T | undefined, what: string, { timeout = this.#patience }: WaitOptions): Promise<T> {
+  #wait<T>(look: () => T | undefined, what: string, { timeout = PATIENCE }: WaitOptions): Promise<T> {
     return new Promise((resolve, reject) => {
       const settle = (end: () => void) => {
         clearTimeout(timer);

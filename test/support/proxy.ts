@@ -25,6 +25,8 @@ export class PostgresProxy {
   refuses = false;
   /** Notifications get lost, and nothing else. */
   dropsNotifications = false;
+  /** Statements whose answers have gone on: how time passes for whoever is behind the proxy. */
+  readonly answered: string[] = [];
   /** Decides about every answer. */
   judge: (answer: HeldAnswer) => Verdict = () => 'pass';
   readonly #links = new Set<Link>();
@@ -191,7 +193,11 @@ class Link {
       return;
     }
     if (verdict === 'freeze') this.freeze();
-    this.#forward(() => this.client.write(bytes));
+    const statement = this.#statement;
+    this.#forward(() => {
+      this.client.write(bytes);
+      this.proxy.answered.push(statement);
+    });
   }
 }
 

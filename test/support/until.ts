@@ -1,5 +1,8 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 
+/** How long to wait for what should come at once, in milliseconds: giving up late costs nothing. */
+export const PATIENCE = 90_000;
+
 /**
  * Asks again and again until the answer is there: for what gives no signal, such as a row that another process writes.
  * Undefined, null and false are no answer; giving up only makes a failure readable.
@@ -7,7 +10,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 export async function until<T>(
   ask: () => Promise<T | undefined | null | false>,
   what: string,
-  timeout = 30_000,
+  timeout = PATIENCE,
 ): Promise<T> {
   const end = performance.now() + timeout;
   for (;;) {

@@ -1,9 +1,32 @@
 import type { AppProcess } from '../../support/processes.js';
+import type { PostgresProxy } from '../../support/proxy.js';
+import { until } from '../../support/until.js';
 import type { Ended } from './world.js';
 
 export const LOST = /Instance \d+ lost its session, and reconnects/;
 export const BACK = /Instance \d+ has its session back/;
 export const NEW = /This process was taken for dead and goes on as instance \d+/;
+
+/** The statement of a look, and the first one of a rescue. */
+export const LOOK = /^future_call_look$/;
+export const RESCUE = /^select pg_try_advisory_xact_lock\(/;
+
+/**
+ * Until whoever is behind the proxy has been answered so many more statements like that. A machine that is slow, or
+ * stands still, makes this longer, and nothing else of it.
+ */
+export function untilAnswered(proxy: PostgresProxy, statement: RegExp, more: number): Promise<unknown> {
+  const enough = answersTo(proxy, statement) + more;
+  return until(
+    async () => answersTo(proxy, statement) >= enough,
+    `${more} more answers to ${statement.source}`,
+  );
+}
+
+/** How many statements like that have been answered. */
+export function answersTo({ answered }: PostgresProxy, statement: RegExp): number {
+  return answered.filter((text) => statement.test(text)).length;
+}
 
 /** How many lines of what it has printed fit. */
 export function lines({ output }: AppProcess, pattern: RegExp): number {

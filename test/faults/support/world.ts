@@ -15,14 +15,11 @@ import type { Act } from '../../support/apps/fault-app.js';
 import { createDatabase, type TestDatabase } from '../../support/database.js';
 import { spawnApp, type AppProcess } from '../../support/processes.js';
 import { PostgresProxy } from '../../support/proxy.js';
-import { until } from '../../support/until.js';
+import { PATIENCE, until } from '../../support/until.js';
 import { LEDGER } from './ledger.js';
 
 /** Milliseconds. The shortest that the option takes: what waits for it waits often. */
 export const RESCUE_AFTER = 500;
-
-/** How long to wait for what should come at once, in milliseconds: giving up late costs nothing. */
-const PATIENCE = 90_000;
 
 /** Starting is all work and no waiting: many at once only make each other late. */
 const AT_ONCE = 3;
@@ -140,7 +137,6 @@ export class World {
     const own = url ?? this.database.url;
     const app = spawnApp('fault-app', {
       ...(within !== undefined && { within }),
-      patience: PATIENCE,
       env: {
         DATABASE_URL: all === undefined ? own : all.url(own),
         FUTURE_CALL_OPTIONS: JSON.stringify({
@@ -267,6 +263,20 @@ export class World {
       [`^future-call instance ${instance}( |$)`],
     );
     return row?.pid;
+  }
+
+  /** Until the session of an instance has been in this state for so long, without a break. */
+  async outlast(instance: number, state: string, duration: string): Promise<void> {
+    await until(async () => {
+      const pid = await this.backendOf(instance);
+      return (
+        pid !== undefined &&
+        (await this.count(
+          `from pg_stat_activity where pid = ${pid} and state = '${state}'
+           and state_change < clock_timestamp() - interval '${duration}'`,
+        )) > 0
+      );
+    }, `the session of instance ${instance} is ${state} for ${duration}`);
   }
 
   /** Ends the session of an instance, as an administrator does. */
