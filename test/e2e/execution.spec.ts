@@ -52,8 +52,10 @@ describe('a handler', () => {
   it('runs no more calls at a time than its own concurrency, and the module no more than its own', async () => {
     const most = { slow: 0, other: 0, all: 0 };
     const now = { slow: 0, other: 0, all: 0 };
+    const may = { slow: gate(), other: gate() };
     const track = async (name: 'slow' | 'other') => {
       for (const key of [name, 'all'] as const) most[key] = Math.max(most[key], ++now[key]);
+      await may[name].opened;
       await new Promise((resolve) => setTimeout(resolve, 2));
       for (const key of [name, 'all'] as const) now[key]--;
     };
@@ -72,6 +74,10 @@ describe('a handler', () => {
     await insert('slow', 100);
     await insert('other', 300);
     await bootApp(database, { providers: [Slow, Other], options: { concurrency: 7 } });
+    await until(async () => now.all === 7, 'every slot is taken');
+    may.slow.open();
+    await until(async () => now.other === 7, 'the other one has every slot');
+    may.other.open();
     await until(
       async () => (await count('future_call')) + (await count('future_call_running')) === 0,
       'all have run',
@@ -122,7 +128,7 @@ describe('a handler', () => {
       if (ran < 10_000) setImmediate(turn);
     })();
     await insert('quick', 10_000);
-    await bootApp(database, { providers: [Quick] });
+    await bootApp(database, { providers: [Quick], options: { concurrency: 4_000 } });
     await until(async () => ran === 10_000, 'all have run');
     // Eight times as many are claimed at once.
     expect(most).toBe(500);
@@ -291,7 +297,8 @@ describe('an instance', () => {
         return opened;
       }
     }
-    const first = await bootApp(database, { providers: [Held] });
+    // Long enough for nobody to look after the id that it leaves.
+    const first = await bootApp(database, { providers: [Held], options: { rescueAfter: '1m' } });
     await first.service.callWithDelay(Held, null, 0);
     await until(async () => runs === 1, 'the call runs');
     const [instance] = await database.query<{ id: number; started: string }>(
@@ -335,15 +342,14 @@ describe('claiming', () => {
         ran.open();
       }
     }
-    const { service, dataSource } = await bootApp(database, {
-      providers: [Cancelled, Witness],
-      options: { pollInterval: 200 },
-    });
+    const providers = [Cancelled, Witness];
+    const { service, dataSource } = await bootApp(database, { providers, options: { execute: false } });
     const runner = dataSource.createQueryRunner();
     await runner.startTransaction();
-    await service.callWithDelay(Cancelled, null, 100, { identifier: 'x' });
+    await service.callWithDelay(Cancelled, null, 0, { identifier: 'x' });
     expect(await service.cancel('x', { manager: runner.manager })).toBe(1);
-    await service.callWithDelay('witness', null, 200);
+    await bootApp(database, { providers, options: { pollInterval: 200 } });
+    await service.callWithDelay(Witness, null, 0);
     await witness.opened;
     expect(await count('future_call')).toBe(1);
     await runner.rollbackTransaction();

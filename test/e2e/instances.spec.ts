@@ -83,7 +83,7 @@ describe('several instances', () => {
         errors: [{ attempt: 1, name: 'Interrupted', message: 'The instance that ran this call died.' }],
       });
     }
-    expect(survivor.output).toMatch(new RegExp(`pid ${victim.pid}\\) is dead. Interrupted 3 calls: "hold"`));
+    await survivor.waitForOutput(new RegExp(`pid ${victim.pid}\\) is dead\\. Interrupted 3 calls: "hold"`));
     survivor.send({ type: 'schedule', handler: 'mark' });
     await everythingStarted(4);
     await until(async () => (await remaining()).running === '0', 'the new call has ended');
@@ -192,6 +192,7 @@ describe('several instances', () => {
     const app = start({ concurrency: 2 });
     await app.waitFor('ready');
     app.send({ type: 'schedule', handler: 'hold', count: 4 });
+    await app.waitFor('scheduled');
     await app.waitForCount('holding', 2);
     app.send({ type: 'close' });
     await app.waitForOutput(/Waiting for 2 calls to finish/);

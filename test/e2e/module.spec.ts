@@ -430,7 +430,7 @@ describe('an app of another shape', () => {
     ['host, user and the others instead of a URL', { url: undefined }],
     [
       'limits that are far too short for an engine',
-      { extra: { statement_timeout: 2_000, query_timeout: 2_000 } },
+      { extra: { statement_timeout: 10_000, query_timeout: 10_000 } },
     ],
     ['tables that are dropped and made anew at each start', { dropSchema: true, synchronize: true }],
     ['a name for its connections', { applicationName: 'my app' }],

@@ -149,7 +149,9 @@ describe('a notification', () => {
   it('is not sent when the process that schedules takes the call itself', async () => {
     let ran!: () => void;
     const hasRun = new Promise<void>((resolve) => (ran = resolve));
-    const { service } = await bootApp(database, { providers: handlers(1, () => ran()) });
+    // It takes none while it has heard nothing from the server for that long.
+    const options = { rescueAfter: '1m' };
+    const { service } = await bootApp(database, { providers: handlers(1, () => ran()), options });
     const payloads = await notificationsOf(database, async () => {
       await service.callWithDelay('handler 0', null, 0);
       await hasRun;

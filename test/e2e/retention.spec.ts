@@ -105,12 +105,12 @@ describe('retention', () => {
         begin insert into public.deleted select count(*) from gone having count(*) > 0; return null; end $$;
       create trigger count_deleted after delete on future_call_outcome referencing old table as gone
         for each statement execute function count_deleted()`);
-    await insertOutcomes('failed', 2_500, '1 minute');
+    await insertOutcomes('failed', 2_500, '1 hour');
     await insertOutcomes('failed', 3, '0');
     await insertOutcomes('interrupted', 3, '1 year');
     await insertOutcomes('cancelled', 3, '1 year');
     await bootApp(database, {
-      options: { retention: { failed: '30s', interrupted: true, completed: '1s', cancelled: '2y' } },
+      options: { retention: { failed: '30m', interrupted: true, completed: '1s', cancelled: '2y' } },
     });
     await until(async () => (await outcomes()).length === 9, 'old outcomes are gone');
     expect(
