@@ -20,6 +20,8 @@ const RUNNING = (alias?: string) =>
 /** How many outcomes are deleted in one statement: other statements come in between. */
 export const PRUNE_BATCH = 1_000;
 
+export type EngineStatements = ReturnType<typeof engineStatements>;
+
 /** Statements of the engine. They run on the instance's session and nowhere else. */
 export function engineStatements(tables: FutureCallTables) {
   const { pending, running, outcome, instance } = tables;

@@ -214,8 +214,8 @@ export class FutureCallEngineStore {
 
   /** Who is registered, and whose liveness lock is held. `everyone`: also who only has running calls. */
   async look(everyone: boolean): Promise<SeenInstance[]> {
-    const { backendPid, tableOid } = this.session;
-    const { rows } = await this.session.query(this.session.statements.look, [tableOid, everyone, backendPid]);
+    const { backendPid, instance, statements } = this.session;
+    const { rows } = await this.session.query(statements.look, [instance.tableOid, everyone, backendPid]);
     return rows.map(([id, host, pid, holdsLock, sameBackend]) => {
       if (sameBackend !== 't') this.requireBackend(NaN, backendPid);
       return {
@@ -232,9 +232,9 @@ export class FutureCallEngineStore {
    * another instance is at it.
    */
   async rescue(instanceId: number, backoff: InterruptionBackoff): Promise<InterruptedCall[] | undefined> {
-    const { statements, lockClass } = this.session;
+    const { statements, instance } = this.session;
     return this.session.transaction(async (query) => {
-      const lock = await query(statements.lockForRescue, [lockClass, instanceId]);
+      const lock = await query(statements.lockForRescue, [instance.lockClass, instanceId]);
       if (lock.rows[0]![0] !== 't') return undefined;
       const calls = await this.interrupt(query, instanceId, 'The instance that ran this call died.', backoff);
       await query(statements.removeInstance, [instanceId]);
@@ -268,8 +268,8 @@ export class FutureCallEngineStore {
 
   /** Deletes a batch of old outcomes, unless another instance is at it. Answers with how many. */
   async prune(outcome: FutureCallOutcome, olderThan: number): Promise<number> {
-    const { statements, lockClass } = this.session;
-    const { count } = await this.session.query(statements.prune, [outcome, olderThan, lockClass]);
+    const { statements, instance } = this.session;
+    const { count } = await this.session.query(statements.prune, [outcome, olderThan, instance.lockClass]);
     return count;
   }
 

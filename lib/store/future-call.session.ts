@@ -1,5 +1,3 @@
-import { randomBytes } from 'node:crypto';
-import { hostname } from 'node:os';
 import { Inject, Injectable, Logger } from '@nestjs/common';
 import type { DataSource } from 'typeorm';
 import { sleep } from '../common/sleep.js';
@@ -11,15 +9,9 @@ import {
 } from '../future-call.options.js';
 import { FutureCallConnection, type Answer, type Query, type Statement } from './future-call.connection.js';
 import { FutureCallSchema } from './future-call.schema.js';
+import { engineStatements, type EngineStatements } from './future-call.engine-sql.js';
+import { FutureCallInstance } from './future-call.instance.js';
 import { configureSession } from './future-call.session-settings.js';
-import { engineStatements } from './future-call.engine-sql.js';
-
-/** Who runs here: the instance's id in the database, and where its process is. */
-export interface InstanceIdentity {
-  readonly id: number;
-  readonly host: string;
-  readonly pid: number;
-}
 
 /** What the session tells the runner. */
 export interface SessionListener {
@@ -44,9 +36,6 @@ const MAX_REASONS = 5;
 /** How long a new connection may take until it is in use, in milliseconds. Nobody looks at it before. */
 const READY_WITHIN = 10_000;
 
-/** How long the instance's own lock may be refused, in milliseconds, before it becomes another one. */
-const REFUSED_FOR = 5_000;
-
 /** How long the last statements may take, in milliseconds. */
 const GOODBYE = 3_000;
 
@@ -64,16 +53,10 @@ export class FutureCallSession {
   private readonly stopped = new AbortController();
   private connection?: FutureCallConnection | undefined;
   private listener!: SessionListener;
-  private statementsOf?: ReturnType<typeof engineStatements>;
-  private oid = 0;
-  private handlers = '';
-  private me!: InstanceIdentity;
-  /** When the database says that it registered: with its id, host and pid it is nobody else's row. */
-  private registeredAt = '';
+  private statementsOf!: EngineStatements;
+  private self!: FutureCallInstance;
   /** Whether the listener knows of this instance: it does not of one that an attempt to reconnect has just become. */
   private isKnown = false;
-  /** Signs our connections. An id alone may come again: after a failover, or if somebody resets the sequence. */
-  private readonly signature = randomBytes(4).toString('hex');
   private backend = 0;
   private answeredAt = -Infinity;
   private openedAt = 0;
@@ -86,22 +69,13 @@ export class FutureCallSession {
     private readonly schema: FutureCallSchema,
   ) {}
 
-  get instance(): InstanceIdentity {
-    return this.me;
+  get instance(): FutureCallInstance {
+    return this.self;
   }
 
   /** The statements, with the tables' names in them. */
-  get statements(): ReturnType<typeof engineStatements> {
-    return this.statementsOf!;
-  }
-
-  /** The instances' table's oid as the signed number that an advisory lock's key is. */
-  get lockClass(): number {
-    return this.oid | 0;
-  }
-
-  get tableOid(): number {
-    return this.oid;
+  get statements(): EngineStatements {
+    return this.statementsOf;
   }
 
   get backendPid(): number {
@@ -123,9 +97,9 @@ export class FutureCallSession {
   /** Connects, takes the liveness lock and registers. Throws what connecting throws, or `FutureCallSessionError`. */
   async start(handlers: Record<string, number>, listener: SessionListener): Promise<void> {
     this.listener = listener;
-    this.handlers = JSON.stringify(handlers);
     this.statementsOf = engineStatements(await this.schema.ready());
-    this.use(await this.open((connection) => this.becomeInstance(connection)));
+    this.self = new FutureCallInstance(this.statements, this.options.pollInterval, handlers);
+    this.use(await this.open((connection) => this.self.begin(connection)));
   }
 
   /** Runs a statement of the engine. Rejects with `FutureCallSessionError` while there is no connection. */
@@ -160,13 +134,12 @@ export class FutureCallSession {
     this.connection = undefined;
     try {
       if (connection === undefined) return;
-      await connection.query(this.statements.deregister, [this.me.id]);
-      await connection.query(this.statements.unlock, [this.lockClass, this.me.id]);
+      await this.self.end(connection);
       await connection.close();
     } catch (error) {
       connection?.destroy();
       this.logger.warn(
-        `Instance ${this.me.id} could not say goodbye (${messageOf(error)}); another instance will clean up after it.`,
+        `Instance ${this.self.id} could not say goodbye (${messageOf(error)}); another instance will clean up after it.`,
       );
     } finally {
       clearTimeout(deadline);
@@ -201,6 +174,7 @@ export class FutureCallSession {
       await this.refusePooler(connection);
       await configureSession(connection, this.options.rescueAfter);
       await prepare(connection);
+      this.heard(await connection.query(this.statements.listen(this.self.tableOid)));
       return connection;
     } catch (error) {
       connection.destroy();
@@ -245,54 +219,6 @@ export class FutureCallSession {
     });
   }
 
-  private async becomeInstance(connection: FutureCallConnection): Promise<void> {
-    const {
-      rows: [row],
-    } = await connection.query(this.statements.newInstanceId);
-    this.me = { id: Number(row![0]), host: hostname(), pid: process.pid };
-    this.isKnown = false;
-    this.oid = Number(row![1]);
-    await this.signConnection(connection);
-    // Lock before registering: an instance that dies in between must look dead, not idle.
-    if (!(await this.takeLock(connection))) {
-      throw new FutureCallSessionError(
-        `Somebody else holds the advisory lock (${this.lockClass}, ${this.me.id}), which belongs to the instance that starts here. ` +
-          `Use other keys for your own advisory locks: the first one is the oid of the table future_call_instance.`,
-      );
-    }
-    const { id, host, pid } = this.me;
-    const registered = await connection.query(this.statements.register, [
-      id,
-      host,
-      pid,
-      this.options.pollInterval,
-      this.handlers,
-    ]);
-    this.registeredAt = registered.rows[0]![0]!;
-    await this.listen(connection);
-  }
-
-  private async listen(connection: FutureCallConnection): Promise<void> {
-    const { sentAt } = await connection.query(this.statements.listen(this.oid));
-    this.answeredAt = sentAt;
-  }
-
-  /** Writes on the connection whose it is: for people, and for ourselves, when we lose it. */
-  private async signConnection(connection: FutureCallConnection): Promise<void> {
-    await connection.query({ text: `select set_config('application_name', $1, false)` }, [this.signedName]);
-  }
-
-  private get signedName(): string {
-    return `future-call instance ${this.me.id} ${this.signature}`;
-  }
-
-  private async takeLock(connection: FutureCallConnection): Promise<boolean> {
-    const {
-      rows: [row],
-    } = await connection.query(this.statements.lock, [this.lockClass, this.me.id]);
-    return row![0] === 't';
-  }
-
   private async reconnect(): Promise<void> {
     const { signal } = this.stopped;
     const longest = Math.min(MAX_BACKOFF, this.options.rescueAfter / 2);
@@ -318,8 +244,10 @@ export class FutureCallSession {
 
   /** Throws when no connection could be made. One that was made and breaks is noticed as any other. */
   private async restore(): Promise<void> {
-    const connection = await this.open((opened) => this.resume(opened));
-    // Whatever happened in this attempt: an earlier one may have become an instance, and broken before it was used.
+    const connection = await this.open(async (opened) => {
+      // It stays so: an attempt may become an instance, and break before it was used.
+      if (!(await this.self.resume(opened, this.stopped.signal))) this.isKnown = false;
+    });
     const sameInstance = this.isKnown;
     this.use(connection);
     try {
@@ -328,27 +256,6 @@ export class FutureCallSession {
       this.logger.debug(`Coming back failed: ${messageOf(error)}`);
       connection.destroy();
     }
-  }
-
-  /** Takes the same instance's lock again, or becomes a new instance if this one was rescued meanwhile. */
-  private async resume(connection: FutureCallConnection): Promise<void> {
-    await this.signConnection(connection);
-    const giveUpAt = performance.now() + REFUSED_FOR;
-    while (!(await this.takeLock(connection))) {
-      // Neither ours nor a rescuer's: somebody else lives under this id.
-      if (performance.now() > giveUpAt) return this.becomeInstance(connection);
-      // An old backend of ours still lives and does not know that its client is gone, or a rescuer is at work on us.
-      await connection.query(this.statements.terminateOwnBackends, [this.oid, this.me.id, this.signedName]);
-      await sleep(20, this.stopped.signal);
-    }
-    // In the next statement: in one with the lock, both would read one snapshot, older than the lock, and see a row
-    // that a rescuer has deleted.
-    const { id, host, pid } = this.me;
-    const answer = await connection.query(this.statements.isRegistered, [id, host, pid, this.registeredAt]);
-    if (answer.rows[0]![0] === 't') return this.listen(connection);
-    // What still runs under the old id must not look as if it had an instance.
-    await connection.query(this.statements.unlock, [this.lockClass, id]);
-    return this.becomeInstance(connection);
   }
 }
 

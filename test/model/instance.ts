@@ -128,14 +128,15 @@ export class ModelInstance {
 
   /** Is cut off, rescued by another one, and then comes back. */
   async isTakenForDeadBy(other: ModelInstance): Promise<void> {
-    const { instance, backendPid, lockClass } = this.session;
+    const { backendPid } = this.session;
+    const { id, lockClass } = this.session.instance;
     const connected = this.nextConnected();
     // The rescuer is first: its session waits for the lock inside the server, and a rescue may take it once more.
-    const locked = other.session.query({ text: 'select pg_advisory_lock($1, $2)' }, [lockClass, instance.id]);
+    const locked = other.session.query({ text: 'select pg_advisory_lock($1, $2)' }, [lockClass, id]);
     await this.database.query('select pg_terminate_backend($1)', [backendPid]);
     await locked;
-    await other.rescue(instance.id);
-    await other.session.query({ text: 'select pg_advisory_unlock($1, $2)' }, [lockClass, instance.id]);
+    await other.rescue(id);
+    await other.session.query({ text: 'select pg_advisory_unlock($1, $2)' }, [lockClass, id]);
     await connected;
     await this.recorded();
   }
