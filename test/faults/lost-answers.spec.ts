@@ -1,9 +1,12 @@
-import { setTimeout as sleep } from 'node:timers/promises';
 import { describe, expect, it } from 'vitest';
 import type { HeldAnswer, PostgresProxy } from '../support/proxy.js';
 import { BACK, told } from './support/evidence.js';
 import { inWorld } from './support/in-world.js';
-import { type World } from './support/world.js';
+import { PATIENT, type World } from './support/world.js';
+
+/** The query_timeout of an app, and for how long a claim outlasts it. */
+const TIMEOUT = 5_000;
+const LONGER = '6s';
 
 /** Ends the connection instead of giving the first answer that is meant. Resolves with that answer. */
 function loseFirst(proxy: PostgresProxy, isMeant: (answer: HeldAnswer) => boolean): Promise<HeldAnswer> {
@@ -41,7 +44,7 @@ describe.concurrent('When the answer never arrives', () => {
       );
       expect(await attemptsOf(world, ids)).toEqual(ids.map((call_id) => ({ call_id, attempts: [1] })));
       expect(await world.instanceOf(app)).toBe(instance);
-      expect(app.output).toMatch(new RegExp(`Instance ${instance} has its session back`));
+      await app.waitForOutput(new RegExp(`Instance ${instance} has its session back`));
     }),
   );
 
@@ -51,11 +54,11 @@ describe.concurrent('When the answer never arrives', () => {
       const kept = await world.proxy();
       const notKept = await world.proxy();
       const [keeps, doesNot] = await Promise.all([
-        world.run({ proxy: kept, handlers: { call: {} }, options: { rescueAfter: 5_000 } }),
+        world.run({ proxy: kept, handlers: { call: {} }, options: PATIENT }),
         world.run({
           proxy: notKept,
           handlers: { brief: {} },
-          options: { rescueAfter: 5_000, retention: {} },
+          options: { ...PATIENT, retention: {} },
         }),
       ]);
 
@@ -105,7 +108,7 @@ describe.concurrent('When the answer never arrives', () => {
         },
       ]);
       expect(await attemptsOf(world, [id])).toEqual([{ call_id: id, attempts: [1, 2] }]);
-      expect(app.output).toMatch(BACK);
+      await app.waitForOutput(BACK);
     }),
   );
 
@@ -113,7 +116,7 @@ describe.concurrent('When the answer never arrives', () => {
     'to a release while the app closes: what had not started is pending, what runs is finished, and another process starts the rest once',
     inWorld(async (world) => {
       const proxy = await world.proxy();
-      const app = await world.run({ proxy });
+      const app = await world.run({ proxy, options: PATIENT });
       const running = await world.schedule('call', { hold: true });
       await app.waitFor('holding');
       // The drain begins while a claim is on its way: what that brings is not started any more.
@@ -167,22 +170,22 @@ describe.concurrent('A claim', () => {
   );
 
   it.for([
-    ['in the options of its data source', { typeorm: { extra: { query_timeout: 200 } } }],
-    ['as a default of pg', { env: { QUERY_TIMEOUT: '200' } }],
-    ['in its connection string', { url: '?query_timeout=200' }],
+    ['in the options of its data source', { typeorm: { extra: { query_timeout: TIMEOUT } } }],
+    ['as a default of pg', { env: { QUERY_TIMEOUT: String(TIMEOUT) } }],
+    ['in its connection string', { url: `?query_timeout=${TIMEOUT}` }],
   ] as const)('may take longer than the query_timeout that the app has set %s', ([, options]) =>
     inWorld(async (world) => {
       const url =
         'url' in options
           ? world.database.url + options.url.replace('?', world.database.url.includes('?') ? '&' : '?')
           : undefined;
-      const app = await world.run({ ...options, ...(url !== undefined && { url }) });
+      const app = await world.run({ options: PATIENT, ...options, ...(url !== undefined && { url }) });
       const instance = await world.instanceOf(app);
       const backend = await world.backendOf(instance);
       const barrier = await world.barrier('claim', instance);
       const id = await world.schedule('call');
       await barrier.reached();
-      await sleep(1_000);
+      await world.outlast(instance, 'active', LONGER);
       expect(await world.backendOf(instance)).toBe(backend);
       await barrier.open();
       expect(await world.untilEnded([id])).toMatchObject([{ outcome: 'completed', attempt: 1 }]);

@@ -107,7 +107,7 @@ describe('An app whose pool has one connection', () => {
       // The pool was exhausted, and the instance was not lost.
       expect([pool.totalCount, pool.waitingCount, pool.idleCount]).toEqual([1, 5, 0]);
       expect(await world.ended(waiting)).toEqual([]);
-      expect(rescues.length).toBe(1);
+      await until(async () => rescues.length === 1, 'the rescue is told of');
       expect(disconnections).toEqual([]);
 
       await blocker.query(`select pg_advisory_unlock(${KEY})`);

@@ -62,6 +62,7 @@ describe.skipIf(!CAN_REPLICATE)(
         await expectAtMostOnce(world.database);
         await expectNothingLost(world.database);
         // What the processes themselves say: the ledger was on the server that crashed.
+        await untilStarted(apps, ended.length);
         const starts = startsOf(apps);
         expect(starts.length).toBe(ended.length);
         expect(new Set(starts.map(({ id }) => id)).size).toBe(ended.length);

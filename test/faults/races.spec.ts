@@ -3,14 +3,26 @@ import { describe, expect, it } from 'vitest';
 import { createDatabase } from '../support/database.js';
 import type { PostgresProxy, Verdict } from '../support/proxy.js';
 import { until } from '../support/until.js';
-import { BACK, lines, LOST, NEW, tally, told } from './support/evidence.js';
+import {
+  answersTo,
+  BACK,
+  lines,
+  LOOK,
+  LOST,
+  NEW,
+  RESCUE,
+  tally,
+  told,
+  untilAnswered,
+} from './support/evidence.js';
 import { inWorld } from './support/in-world.js';
-import { RESCUE_AFTER } from './support/world.js';
+import { PATIENT } from './support/world.js';
 
-/** As a rescuer sees it: long enough for every instance to have looked and found nobody dead. */
-const SEVERAL_LOOKS = 6 * RESCUE_AFTER;
+/** Three that miss a lock are enough for a rescuer. */
+const SEVERAL_LOOKS = 8;
 
-const LOOK = /^future_call_look$/;
+/** How an instance asks for its own lock. */
+const LOCK = /^select pg_try_advisory_lock\(/;
 
 /** Resolves when the proxy is asked what becomes of the next answer to that statement, and has said so. */
 function answerTo(proxy: PostgresProxy, awaited: RegExp, verdict: Verdict = 'pass'): Promise<void> {
@@ -28,13 +40,12 @@ describe.concurrent('A rescue', () => {
   it(
     'by two at once, of an owner that is just finishing, gives every call one outcome, and the true one',
     inWorld(async (world) => {
-      const proxy = await world.proxy();
+      const [proxy, ...theirs] = [await world.proxy(), await world.proxy(), await world.proxy()];
       // Nobody waits for a lock longer than for the dead: long enough for what follows.
-      const options = { rescueAfter: 8_000 };
+      const options = { rescueAfter: 12_000 };
       const [owner, ...rescuers] = await Promise.all([
         world.run({ proxy }),
-        world.run({ handlers: {}, options }),
-        world.run({ handlers: {}, options }),
+        ...theirs.map((own) => world.run({ proxy: own, handlers: {}, options })),
       ]);
       const instance = await world.instanceOf(owner);
       const ids = [
@@ -57,11 +68,15 @@ describe.concurrent('A rescue', () => {
           )) > 0,
         'one of them is at it',
       );
+      await until(
+        async () => theirs.reduce((sum, own) => sum + answersTo(own, RESCUE), 0) >= 2,
+        'the other one has found the lock taken',
+      );
       owner.send({ type: 'release' });
       await owner.waitForCount('ended', 4);
       proxy.refuses = false;
-      // The other rescuer and the owner find the lock taken, again and again.
-      await sleep(SEVERAL_LOOKS);
+      // So does the owner, again and again.
+      await untilAnswered(proxy, LOCK, 3);
       expect(owner.output).not.toMatch(BACK);
       await holder.query('commit');
 
@@ -113,7 +128,7 @@ describe.concurrent('A rescue', () => {
   it(
     'counts only what was seen on one unbroken session: who was away before the rescuer was, too, has all the time to come back',
     inWorld(async (world) => {
-      const rescueAfter = 4_000;
+      const rescueAfter = 6_000;
       const [ours, theirs] = [await world.proxy(), await world.proxy()];
       const [owner, rescuer] = await Promise.all([
         world.run({ proxy: ours }),
@@ -148,12 +163,13 @@ describe.concurrent('A rescue', () => {
   it(
     'leaves alone who drains, however long that takes: the lock goes last',
     inWorld(async (world) => {
-      const [app, bystander] = await Promise.all([world.run(), world.run({ handlers: {} })]);
+      const proxy = await world.proxy();
+      const [app, bystander] = await Promise.all([world.run(), world.run({ proxy, handlers: {} })]);
       const ids = await world.scheduleMany(3, 'call', { hold: true });
       await app.waitForCount('holding', 3);
       app.send({ type: 'close' });
       await app.waitForOutput(/Waiting for 3 calls to finish/);
-      await sleep(SEVERAL_LOOKS);
+      await untilAnswered(proxy, LOOK, SEVERAL_LOOKS);
       app.send({ type: 'release' });
       expect(await app.exited).toEqual({ code: 0, signal: null });
       expect(tally(await world.untilEnded(ids))).toEqual({ 'completed 1': 3 });
@@ -166,11 +182,10 @@ describe.concurrent('A rescue', () => {
   it(
     'waits for the old backend, though its client is gone, until what it claims has been committed: that is rescued too',
     inWorld(async (world) => {
-      const proxy = await world.proxy();
+      const [proxy, theirs] = [await world.proxy(), await world.proxy()];
       const [victim, rescuer] = await Promise.all([
-        // Waits for a lock as long.
-        world.run({ proxy, handlers: { mine: {} }, options: { rescueAfter: 15_000 } }),
-        world.run({ handlers: {} }),
+        world.run({ proxy, handlers: { mine: {} }, options: PATIENT }),
+        world.run({ proxy: theirs, handlers: {} }),
       ]);
       const instance = await world.instanceOf(victim);
       const barrier = await world.barrier('claim', instance);
@@ -179,7 +194,7 @@ describe.concurrent('A rescue', () => {
       // The server does not hear that it is gone.
       proxy.freeze({ alsoNew: true });
       await victim.kill();
-      await sleep(SEVERAL_LOOKS);
+      await untilAnswered(theirs, LOOK, SEVERAL_LOOKS);
       expect(told(rescuer, 'rescued')).toEqual([]);
       await barrier.open();
       await until(
@@ -305,7 +320,7 @@ describe.concurrent('A cancel', () => {
   it(
     'of calls that are being claimed waits for the claim and cancels only the others: what was claimed starts once',
     inWorld(async (world) => {
-      const app = await world.run();
+      const app = await world.run({ options: PATIENT });
       const barrier = await world.barrier('claim', await world.instanceOf(app));
       const claimed = await world.schedule('call', null, 0, { identifier: 'user 1' });
       await barrier.reached();
@@ -329,12 +344,11 @@ describe.concurrent('A cancel', () => {
     'in a transaction that %s after the due time decides then: the call is not started before',
     (end) =>
       inWorld(async (world) => {
-        await world.run();
-        const id = await world.schedule('call', null, 1_000, { identifier: 'user 1' });
+        const id = await world.schedule('call', null, 0, { identifier: 'user 1' });
         const transaction = await world.transaction();
         expect(await world.service.cancel('user 1', { manager: transaction.manager })).toBe(1);
-        const after = await world.schedule('call', null, 1_500);
-        await world.untilEnded([after]);
+        await world.run();
+        await world.untilEnded([await world.schedule('call')]);
         expect(await world.count(`from started where call_id = ${id}`)).toBe(0);
         if (end === 'commits') await transaction.commitTransaction();
         else await transaction.rollbackTransaction();
@@ -359,10 +373,15 @@ describe.concurrent('A call that is scheduled in a transaction', () => {
         if (end === 'commits') await world.accept([id]);
         if (end === 'commits') await transaction.commitTransaction();
         else await transaction.rollbackTransaction();
-        // Longer than a poll takes, to be sure that nothing more comes.
-        await sleep(2_000);
+        // Who claims this one claims what was due before it.
+        const last = await world.schedule('call');
+        await world.untilEnded(end === 'commits' ? [id, last] : [last]);
         const started = await world.database.query('select call_id from started order by call_id');
-        expect(started.map(({ call_id }) => call_id)).toEqual(end === 'commits' ? [id, after] : [after]);
+        expect(started.map(({ call_id }) => call_id)).toEqual([
+          ...(end === 'commits' ? [id] : []),
+          after,
+          last,
+        ]);
       })(),
   );
 });

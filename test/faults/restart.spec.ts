@@ -2,9 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { describe, expect, it } from 'vitest';
 import { BACK, lines, LOST, tally, told } from './support/evidence.js';
 import { figure, inWorldOfItsOwn } from './support/in-world.js';
-
-/** Coming back must not take this long, also on a machine with much to do: nobody is dead here. */
-const options = { rescueAfter: 5_000 };
+import { PATIENT as options } from './support/world.js';
 
 const OUTAGE = 30_000;
 

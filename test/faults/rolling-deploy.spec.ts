@@ -32,8 +32,8 @@ describe('While the old and the new release of an app run side by side', () => {
     'calls of a removed handler stay as they are and delay no others, a warning names them, and they run once when it is back',
     inWorld(async (world) => {
       const before = await world.run({ handlers: { call: {}, removed: {}, 'also removed': {} } });
-      const cancelled = await world.schedule('removed', null, 1_000, { identifier: 'cancelled' });
       expect(await before.terminate()).toEqual({ code: null, signal: 'SIGTERM' });
+      const cancelled = await world.schedule('removed', null, 0, { identifier: 'cancelled' });
       const removed = [
         ...(await world.scheduleMany(500, 'removed')),
         await world.schedule('also removed'),

@@ -7,12 +7,13 @@ import { LogLines } from '../support/log-lines.js';
 import type { AppProcess } from '../support/processes.js';
 import { isSuperuser } from '../support/role.js';
 import { until } from '../support/until.js';
+import { RESCUE } from './support/evidence.js';
 import { inWorld } from './support/in-world.js';
-import type { World } from './support/world.js';
+import { PATIENT, type World } from './support/world.js';
 
 /** What the role's timeouts are set to, and for how long a test outlasts them. */
-const TIMEOUT = '2s';
-const LONGER = '3s';
+const TIMEOUT = '4s';
+const LONGER = '5s';
 
 /**
  * A role that may use the tables, and for which these settings hold, until `onEnd`. Answers with the database's URL as
@@ -42,20 +43,6 @@ async function roleWith(
 
 const roleInWorld = (world: World, skip: TestContext['skip'], settings: Record<string, string>) =>
   roleWith(world.database, settings, { skip, onEnd: (cleanup) => world.onEnd(cleanup) });
-
-/** Until the session of an instance has been in this state for longer than the role's timeouts, without a break. */
-async function outlast(world: World, instance: number, state: string): Promise<void> {
-  await until(async () => {
-    const pid = await world.backendOf(instance);
-    return (
-      pid !== undefined &&
-      (await world.count(
-        `from pg_stat_activity where pid = ${pid} and state = '${state}'
-         and state_change < clock_timestamp() - interval '${LONGER}'`,
-      )) > 0
-    );
-  }, `the session of instance ${instance} is ${state} for ${LONGER}`);
-}
 
 /** Keeps what a setting is while a call is claimed, as only the claim itself can tell. */
 async function noteClaims(database: TestDatabase, setting: string): Promise<void> {
@@ -144,11 +131,11 @@ describe('Timeouts that the role sets, and that are far too short', () => {
     ({ skip }) =>
       inWorld(async (world) => {
         const url = await roleInWorld(world, skip, { idle_session_timeout: TIMEOUT });
-        // Looks every 5 s, and nothing else.
-        const app = await world.run({ url, options: { rescueAfter: 10_000, pollInterval: '10m' } });
+        // Looks every 7.5 s, and nothing else.
+        const app = await world.run({ url, options: { ...PATIENT, pollInterval: '10m' } });
         const instance = await world.instanceOf(app);
         const backend = await world.backendOf(instance);
-        await outlast(world, instance, 'idle');
+        await world.outlast(instance, 'idle', LONGER);
         expect(await outcomes(world, [await world.schedule('call')])).toEqual(['completed 1']);
         expect(await world.backendOf(instance)).toBe(backend);
         expect(disconnections(app)).toEqual([]);
@@ -161,12 +148,12 @@ describe('Timeouts that the role sets, and that are far too short', () => {
       inWorld(async (world) => {
         const url = await roleInWorld(world, skip, { statement_timeout: TIMEOUT, lock_timeout: TIMEOUT });
         // The session has limits of its own, which are shorter where it is looked after more often.
-        const app = await world.run({ url, options: { rescueAfter: 10_000 } });
+        const app = await world.run({ url, options: PATIENT });
         const instance = await world.instanceOf(app);
         const barrier = await world.barrier('claim', instance);
         const id = await world.schedule('call');
         await barrier.reached();
-        await outlast(world, instance, 'active');
+        await world.outlast(instance, 'active', LONGER);
         await barrier.open();
         expect(await outcomes(world, [id])).toEqual(['completed 1']);
         expect(app.output).not.toMatch(/Claiming fails/);
@@ -191,14 +178,14 @@ describe('Timeouts that the role sets, and that are far too short', () => {
         const id = await world.schedule('call', { hold: true });
         await victim.waitFor('holding');
         const proxy = await world.proxy(url);
-        const rescuer = await world.run({ url, proxy });
+        // Waits for an answer for twice as long.
+        const rescuer = await world.run({ url, proxy, options: { rescueAfter: 5_000 } });
         const instance = await world.instanceOf(rescuer);
 
         // The answer to the first statement of the rescue is slow.
-        proxy.judge = ({ statement }) =>
-          statement.startsWith('select pg_try_advisory_xact_lock') ? 'freeze' : 'pass';
+        proxy.judge = ({ statement }) => (RESCUE.test(statement) ? 'freeze' : 'pass');
         await victim.kill();
-        await outlast(world, instance, 'idle in transaction');
+        await world.outlast(instance, 'idle in transaction', LONGER);
         proxy.judge = () => 'pass';
         proxy.thaw();
         expect(await outcomes(world, [id])).toEqual(['interrupted 1']);

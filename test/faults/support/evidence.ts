@@ -24,7 +24,7 @@ export function untilAnswered(proxy: PostgresProxy, statement: RegExp, more: num
 }
 
 /** How many statements like that have been answered. */
-export function answersTo({ answered }: PostgresProxy, statement: RegExp): number {
+export function answersTo({ answered }: Pick<PostgresProxy, 'answered'>, statement: RegExp): number {
   return answered.filter((text) => statement.test(text)).length;
 }
 

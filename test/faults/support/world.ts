@@ -21,6 +21,9 @@ import { LEDGER } from './ledger.js';
 /** Milliseconds. The shortest that the option takes: what waits for it waits often. */
 export const RESCUE_AFTER = 500;
 
+/** For an instance that takes nobody for dead who only is away, and gives up no lock that it waits for, however slow the machine is. */
+export const PATIENT = { rescueAfter: 15_000 };
+
 /** Starting is all work and no waiting: many at once only make each other late. */
 const AT_ONCE = 3;
 const starting = Array.from({ length: AT_ONCE }, () => Promise.resolve());
@@ -200,9 +203,16 @@ export class World {
   }
 
   async scheduleMany(count: number, handler: string, act: Act | null = null, delay = 0): Promise<string[]> {
-    const calls = await this.service.callMany(
-      Array.from({ length: count }, () => ({ handler, data: act, delay })),
+    return this.scheduleAll(
+      handler,
+      Array.from({ length: count }, () => act),
+      delay,
     );
+  }
+
+  /** A call for each act, which one handler gets in this order. */
+  async scheduleAll(handler: string, acts: readonly (Act | null)[], delay = 0): Promise<string[]> {
+    const calls = await this.service.callMany(acts.map((data) => ({ handler, data, delay })));
     const ids = calls.map(({ id }) => id);
     await this.accept(ids);
     return ids;
