@@ -15,12 +15,12 @@ export default defineConfig({
           name: 'postgres',
           include: ['test/{e2e,faults,model}/**/*.spec.ts'],
           globalSetup: 'test/support/global-setup.ts',
-          // PostgreSQL ends a frozen session after 30 s, and some tests wait for that. Giving up late costs nothing.
-          testTimeout: 180_000,
-          hookTimeout: 60_000,
         },
       },
     ],
+    // What is waited for gives up before, and says what it was. Giving up late costs nothing, also on a slow machine.
+    testTimeout: 600_000,
+    hookTimeout: 600_000,
     // Most tests wait for timers and processes most of the time.
     maxWorkers: 4,
     coverage: { include: ['lib/**'] },

@@ -240,4 +240,4 @@ it('whatever happens in whatever order: a call starts at most once an attempt, i
     }),
     { numRuns: Number(runs), ...(seed && { seed: Number(seed) }), ...(path && { path, endOnFailure: true }) },
   );
-}, 300_000);
+});
