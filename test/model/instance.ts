@@ -14,7 +14,7 @@ import { FutureCallExecutor } from '../../lib/runner/future-call.executor.js';
 import { FutureCallPoller } from '../../lib/runner/future-call.poller.js';
 import { FutureCallRescuer } from '../../lib/runner/future-call.rescuer.js';
 import { DEFAULT_BACKOFF } from '../../lib/runner/future-call.retry-policy.js';
-import { FutureCallInstanceStore } from '../../lib/store/future-call.instance-store.js';
+import { FutureCallEngineStore } from '../../lib/store/future-call.engine-store.js';
 import { FutureCallSession } from '../../lib/store/future-call.session.js';
 import type { TestDatabase } from '../support/database.js';
 import { until } from '../support/until.js';
@@ -155,7 +155,7 @@ export class ModelInstance {
   }
 
   async rescue(instanceId: number): Promise<boolean> {
-    return (await this.instances.rescue(instanceId, DEFAULT_BACKOFF)) !== undefined;
+    return (await this.store.rescue(instanceId, DEFAULT_BACKOFF)) !== undefined;
   }
 
   /** `app.close()`: what runs is aborted at once (`shutdownTimeout: 0`), and rejects as handlers do then. */
@@ -177,8 +177,8 @@ export class ModelInstance {
     return this.app.get(FutureCallSession, { strict: false });
   }
 
-  private get instances(): FutureCallInstanceStore {
-    return this.app.get(FutureCallInstanceStore, { strict: false });
+  private get store(): FutureCallEngineStore {
+    return this.app.get(FutureCallEngineStore, { strict: false });
   }
 
   private recorded(): Promise<void> {
