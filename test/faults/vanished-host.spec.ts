@@ -7,7 +7,9 @@ import { figure, inWorldOfItsOwn } from './support/in-world.js';
 
 /** A host of the test's own: a network namespace, and the two ends of the wire between it and this one. */
 const NAME = `fc${randomBytes(3).toString('hex')}`;
-const [HERE, THERE] = ['10.213.77.1', '10.213.77.2'];
+// Two runs on one machine must not share a wire.
+const SUBNET = `10.213.${randomBytes(1)[0]}`;
+const [HERE, THERE] = [`${SUBNET}.1`, `${SUBNET}.2`];
 const ip = (...args: string[]) => execFileSync('ip', args, { stdio: 'pipe' });
 
 function canMakeHosts(): boolean {
