@@ -30,6 +30,7 @@ import { FutureCallPruner } from './runner/future-call.pruner.js';
 import { FutureCallRescuer } from './runner/future-call.rescuer.js';
 import { FutureCallRunner } from './runner/future-call.runner.js';
 import { FutureCallEngineStore } from './store/future-call.engine-store.js';
+import { FutureCallInstanceStore } from './store/future-call.instance-store.js';
 import { FutureCallSchema } from './store/future-call.schema.js';
 import { FutureCallServiceStore } from './store/future-call.service-store.js';
 import { FutureCallSession } from './store/future-call.session.js';
@@ -76,6 +77,7 @@ const ASYNC_OPTIONS: readonly (keyof FutureCallModuleAsyncOptions)[] = [
   providers: [
     FutureCallSession,
     FutureCallEngineStore,
+    FutureCallInstanceStore,
     FutureCallCompleter,
     FutureCallExecutor,
     FutureCallPoller,

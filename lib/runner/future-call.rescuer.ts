@@ -3,10 +3,10 @@ import { sleep } from '../common/sleep.js';
 import { FutureCallEvents } from '../future-call.events.js';
 import { FUTURE_CALL_OPTIONS, type ResolvedOptions } from '../future-call.options.js';
 import {
-  FutureCallEngineStore,
+  FutureCallInstanceStore,
   type InterruptedCall,
   type SeenInstance,
-} from '../store/future-call.engine-store.js';
+} from '../store/future-call.instance-store.js';
 import { FutureCallSession } from '../store/future-call.session.js';
 import { DEFAULT_BACKOFF } from './future-call.retry-policy.js';
 
@@ -45,7 +45,7 @@ export class FutureCallRescuer {
 
   constructor(
     @Inject(FUTURE_CALL_OPTIONS) private readonly options: ResolvedOptions,
-    private readonly store: FutureCallEngineStore,
+    private readonly store: FutureCallInstanceStore,
     private readonly session: FutureCallSession,
     private readonly events: FutureCallEvents,
   ) {}

@@ -10,6 +10,7 @@ import { FutureCallEvents } from '../future-call.events.js';
 import { FUTURE_CALL_OPTIONS, type ResolvedOptions } from '../future-call.options.js';
 import { FutureCallWake } from '../future-call.wake.js';
 import { FutureCallEngineStore } from '../store/future-call.engine-store.js';
+import { FutureCallInstanceStore } from '../store/future-call.instance-store.js';
 import { FutureCallSchema } from '../store/future-call.schema.js';
 import { FutureCallSession, type SessionListener } from '../store/future-call.session.js';
 import { FutureCallCompleter } from './future-call.completer.js';
@@ -44,6 +45,7 @@ export class FutureCallRunner implements OnApplicationBootstrap, OnModuleDestroy
     private readonly schema: FutureCallSchema,
     private readonly session: FutureCallSession,
     private readonly store: FutureCallEngineStore,
+    private readonly instances: FutureCallInstanceStore,
     private readonly poller: FutureCallPoller,
     private readonly executor: FutureCallExecutor,
     private readonly completer: FutureCallCompleter,
@@ -92,7 +94,7 @@ export class FutureCallRunner implements OnApplicationBootstrap, OnModuleDestroy
 
   /** Once for each change: while a deploy goes on, the old processes still have what the new ones lack. */
   private async warnOfMissingHandlers(): Promise<void> {
-    const names = await this.store.namesWithoutHandler().catch(() => []);
+    const names = await this.instances.namesWithoutHandler().catch(() => []);
     const listed = names.map((name) => `"${name}"`).join(', ');
     if (listed !== '' && listed !== this.missingHandlers) {
       this.logger.warn(
@@ -186,7 +188,7 @@ export class FutureCallRunner implements OnApplicationBootstrap, OnModuleDestroy
   private async interruptRest(): Promise<void> {
     if (!this.session.isOpen) return;
     try {
-      const calls = await this.store.interruptOwn(
+      const calls = await this.instances.interruptOwn(
         'The app closed before the call had finished.',
         DEFAULT_BACKOFF,
       );

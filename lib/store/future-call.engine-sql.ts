@@ -225,7 +225,7 @@ export function engineStatements(tables: FutureCallTables) {
 
     /**
      * The look: every registered instance and whether its liveness lock is held. $1 the table's oid, $2 whether to
-     * look for running calls of instances without a row too, $3 the pid that the backend must have.
+     * look for running calls of instances without a row too. Every row has the backend's pid.
      */
     look: {
       name: 'future_call_look',
@@ -240,7 +240,7 @@ export function engineStatements(tables: FutureCallTables) {
           select distinct r.instance_id, null, null::int from ${running.path} r
           where $2::boolean and not exists (select from ${instance.path} i where i.id = r.instance_id)
         )
-        select id, host, pid, id in (select id from held), pg_backend_pid() = $3::int from known`,
+        select id, host, pid, id in (select id from held), pg_backend_pid() from known`,
     },
     /** Alone in its statement: the next one's snapshot is younger than the last commit of whoever held the lock. */
     lockForRescue: { text: `select pg_try_advisory_xact_lock($1::int, $2::int)` },

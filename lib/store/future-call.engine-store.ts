@@ -1,10 +1,9 @@
 import { Inject, Injectable } from '@nestjs/common';
 import pg from 'pg';
 import { parseTimestamp } from '../common/timestamp.js';
-import { FutureCallSessionError } from '../future-call.errors.js';
 import { FUTURE_CALL_OPTIONS, type ResolvedOptions } from '../future-call.options.js';
 import type { FutureCallOutcome } from '../future-call.types.js';
-import type { Query, Row } from './future-call.connection.js';
+import type { Row } from './future-call.connection.js';
 import { FutureCallSession } from './future-call.session.js';
 
 /** Where a handler's calls have to be looked for: everything before is known to be claimed. */
@@ -54,37 +53,13 @@ export interface AttemptEnd {
 /** When the next attempt is: so many milliseconds after this one is recorded, or at a time. */
 export type NextAttempt = { readonly delay: number } | { readonly at: Date };
 
-/** An instance as a look sees it. `host` is null when it has running calls but no row. */
-export interface SeenInstance {
-  readonly id: number;
-  readonly host: string | null;
-  readonly pid: number | null;
-  readonly holdsLock: boolean;
-}
-
-/** A call that was taken from an instance. */
-export interface InterruptedCall {
-  readonly id: string;
-  readonly name: string;
-  readonly identifier: string | null;
-  readonly attempt: number;
-  /** Pending again: its handler allows further attempts. */
-  readonly willRetry: boolean;
-}
-
-/** How long a call waits after an interruption, in milliseconds: twice as long each time, from `delay` to `max`. */
-export interface InterruptionBackoff {
-  readonly delay: number;
-  readonly max: number;
-}
-
 const LAST_CLAIM = 2 ** 31 - 1;
 
 const UNIQUE_VIOLATION = /^23505$/;
 /** For how long claims look out for twins once there was one, in milliseconds. */
 const TWINS_LAST = 60_000;
 
-/** What the engine asks of the database, all of it on the instance's session. */
+/** What the engine asks of the database for its calls, all of it on the instance's session. */
 @Injectable()
 export class FutureCallEngineStore {
   private claims = 0;
@@ -102,7 +77,6 @@ export class FutureCallEngineStore {
   async claim(requests: readonly ClaimRequest[], limit: number): Promise<ClaimResult> {
     const { id: instanceId } = this.session.instance;
     const claim = (this.claims = this.claims === LAST_CLAIM ? 1 : this.claims + 1);
-    const { backendPid } = this.session;
     const { claim: plain, claimBesideTwins } = this.session.statements;
     const statement = performance.now() < this.besideTwinsUntil ? claimBesideTwins : plain;
     let rows: Row[];
@@ -116,7 +90,7 @@ export class FutureCallEngineStore {
         limit,
         instanceId,
         claim,
-        backendPid,
+        this.session.backendPid,
       ]));
     } catch (error) {
       if (statement === plain && isServerError(error, UNIQUE_VIOLATION)) {
@@ -130,7 +104,7 @@ export class FutureCallEngineStore {
       throw error;
     }
     const [, pid, now, , nextDueAt] = rows.pop()!;
-    this.requireBackend(Number(pid), backendPid);
+    this.session.requireBackend(Number(pid));
     const calls = rows.map(([id, name, identifier, data, dueAt, attempt]): ClaimedCall => ({
       id: id!,
       instanceId,
@@ -212,79 +186,11 @@ export class FutureCallEngineStore {
     ]);
   }
 
-  /** Who is registered, and whose liveness lock is held. `everyone`: also who only has running calls. */
-  async look(everyone: boolean): Promise<SeenInstance[]> {
-    const { backendPid, instance, statements } = this.session;
-    const { rows } = await this.session.query(statements.look, [instance.tableOid, everyone, backendPid]);
-    return rows.map(([id, host, pid, holdsLock, sameBackend]) => {
-      if (sameBackend !== 't') this.requireBackend(NaN, backendPid);
-      return {
-        id: Number(id),
-        host: host!,
-        pid: pid == null ? null : Number(pid),
-        holdsLock: holdsLock === 't',
-      };
-    });
-  }
-
-  /**
-   * Gives the calls of a dead instance their outcome and removes it. Undefined when it is not dead after all, or when
-   * another instance is at it.
-   */
-  async rescue(instanceId: number, backoff: InterruptionBackoff): Promise<InterruptedCall[] | undefined> {
-    const { statements, instance } = this.session;
-    return this.session.transaction(async (query) => {
-      const lock = await query(statements.lockForRescue, [instance.lockClass, instanceId]);
-      if (lock.rows[0]![0] !== 't') return undefined;
-      const calls = await this.interrupt(query, instanceId, 'The instance that ran this call died.', backoff);
-      await query(statements.removeInstance, [instanceId]);
-      return calls;
-    });
-  }
-
-  /** Ends what still runs under this instance: the last thing a drain does to its calls. */
-  async interruptOwn(reason: string, backoff: InterruptionBackoff): Promise<InterruptedCall[]> {
-    return this.interrupt(this.session.query.bind(this.session), this.session.instance.id, reason, backoff);
-  }
-
-  private async interrupt(
-    query: Query,
-    instanceId: number,
-    reason: string,
-    { delay, max }: InterruptionBackoff,
-  ): Promise<InterruptedCall[]> {
-    const keep = this.options.retention.interrupted > 0;
-    const { rows } = await query(this.session.statements.interrupt, [instanceId, reason, delay, max, keep]);
-    return rows
-      .filter(([id]) => id !== null)
-      .map(([id, name, identifier, attempt, again]) => ({
-        id: id!,
-        name: name!,
-        identifier: identifier!,
-        attempt: Number(attempt),
-        willRetry: again === 'true',
-      }));
-  }
-
   /** Deletes a batch of old outcomes, unless another instance is at it. Answers with how many. */
   async prune(outcome: FutureCallOutcome, olderThan: number): Promise<number> {
     const { statements, instance } = this.session;
     const { count } = await this.session.query(statements.prune, [outcome, olderThan, instance.lockClass]);
     return count;
-  }
-
-  /** Some of the names that calls are pending for, and that no registered instance has a handler for. */
-  async namesWithoutHandler(): Promise<string[]> {
-    const { rows } = await this.session.query(this.session.statements.namesWithoutHandler);
-    return rows.map(([name]) => name!);
-  }
-
-  private requireBackend(pid: number, expected: number): void {
-    if (pid === expected) return;
-    this.session.abandon('another backend answered');
-    throw new FutureCallSessionError(
-      `The session's backend changed from ${expected} to ${pid}: a pooler stands between this process and PostgreSQL. Set sessionUrl.`,
-    );
   }
 }
 

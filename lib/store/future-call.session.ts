@@ -146,6 +146,15 @@ export class FutureCallSession {
     }
   }
 
+  /** For the pid of the backend that answered a statement. Any other than ours does not hold our lock. */
+  requireBackend(pid: number): void {
+    if (pid === this.backend) return;
+    this.abandon('another backend answered');
+    throw new FutureCallSessionError(
+      `The session's backend changed from ${this.backend} to ${pid}: a pooler stands between this process and PostgreSQL. Set sessionUrl.`,
+    );
+  }
+
   private requireConnection(): FutureCallConnection {
     if (this.connection !== undefined) return this.connection;
     throw new FutureCallSessionError('There is no connection to the database right now.');

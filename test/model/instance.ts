@@ -15,6 +15,7 @@ import { FutureCallPoller } from '../../lib/runner/future-call.poller.js';
 import { FutureCallRescuer } from '../../lib/runner/future-call.rescuer.js';
 import { DEFAULT_BACKOFF } from '../../lib/runner/future-call.retry-policy.js';
 import { FutureCallEngineStore } from '../../lib/store/future-call.engine-store.js';
+import { FutureCallInstanceStore } from '../../lib/store/future-call.instance-store.js';
 import { FutureCallSession } from '../../lib/store/future-call.session.js';
 import type { TestDatabase } from '../support/database.js';
 import { until } from '../support/until.js';
@@ -100,7 +101,7 @@ export class ModelInstance {
 
   /** Claims what is due. `isLost`: the answer never arrives, as when the connection breaks in that moment. */
   async claim(limit: number, { isLost = false } = {}): Promise<void> {
-    const { calls } = await this.store.claim(
+    const { calls } = await this.app.get(FutureCallEngineStore, { strict: false }).claim(
       Object.keys(ATTEMPTS).map((name) => ({ name, free: limit, since: FROM_THE_START })),
       limit,
     );
@@ -155,7 +156,8 @@ export class ModelInstance {
   }
 
   async rescue(instanceId: number): Promise<boolean> {
-    return (await this.store.rescue(instanceId, DEFAULT_BACKOFF)) !== undefined;
+    const store = this.app.get(FutureCallInstanceStore, { strict: false });
+    return (await store.rescue(instanceId, DEFAULT_BACKOFF)) !== undefined;
   }
 
   /** `app.close()`: what runs is aborted at once (`shutdownTimeout: 0`), and rejects as handlers do then. */
@@ -175,10 +177,6 @@ export class ModelInstance {
 
   private get session(): FutureCallSession {
     return this.app.get(FutureCallSession, { strict: false });
-  }
-
-  private get store(): FutureCallEngineStore {
-    return this.app.get(FutureCallEngineStore, { strict: false });
   }
 
   private recorded(): Promise<void> {
