@@ -64,7 +64,7 @@ export class AppProcess {
     file: string,
     { env = {}, args = [], within = [] }: SpawnOptions,
   ) {
-    const [execPath, ...execArgv] = [...within, process.execPath, '--enable-source-maps'];
+    const [execPath, ...execArgv] = [...within, process.execPath];
     this.#child = fork(file, args, {
       // Nothing of vitest's: an app runs as it does for a user.
       execPath,
