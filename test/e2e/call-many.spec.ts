@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
-import { FutureCall, type FutureCallHandler } from '../../lib/index.js';
+import { FutureCall, FutureCallOptionsError, type Delay, type FutureCallHandler } from '../../lib/index.js';
 import { bootApp, createTables } from '../support/app.js';
 import { createDatabase, type TestDatabase } from '../support/database.js';
 import { notificationsOf } from '../support/notifications.js';
@@ -75,6 +75,44 @@ describe('callMany', () => {
     await until(async () => (await database.query('select from future_call')).length === 0, 'both have run');
   });
 
+  it('counts delays as scheduling one by one does: calendar units in UTC, and never early', async () => {
+    // PostgreSQL's clock stands still: this function comes before the built-in one.
+    await database.query(`create or replace function public.clock_timestamp() returns timestamptz stable language sql
+      as $$ select '2027-01-30 20:00:00.123456Z'::timestamptz $$`);
+    const { service } = await bootApp(database, {
+      providers: [Tick],
+      options: { execute: false },
+      // There it is the 31st already, and a month from then would be another moment.
+      typeorm: { extra: { options: '-c search_path=public,pg_catalog -c timezone=Asia/Kolkata' } },
+    });
+    const delays: Delay[] = [0, 1, '90m', { months: 1 }, { years: 1, months: 1, days: 1 }];
+    const calls = await service.callMany(delays.map((delay) => ({ handler: Tick, delay })));
+    expect(calls.map(({ dueAt }) => dueAt.toISOString())).toEqual([
+      '2027-01-30T20:00:00.123Z',
+      '2027-01-30T20:00:00.125Z',
+      '2027-01-30T21:30:00.124Z',
+      '2027-02-28T20:00:00.124Z',
+      '2028-03-01T20:00:00.124Z',
+    ]);
+    await database.query('drop function public.clock_timestamp');
+  });
+
+  it('notifies in a transaction, however far off the calls are: it may commit late', async () => {
+    const { service, dataSource } = await boot({ execute: true });
+    const payloads = await notificationsOf(database, () =>
+      dataSource.transaction((manager) =>
+        service.callMany(
+          [
+            { handler: Tick, delay: '1 day' },
+            { handler: Tick, delay: '2 days' },
+          ],
+          { manager },
+        ),
+      ),
+    );
+    expect(payloads).toEqual([expect.stringMatching(/^\d+ tick$/)]);
+  });
+
   it('schedules all or none, also with the manager of a transaction', async () => {
     const { service, dataSource } = await boot();
     await expect(
@@ -100,6 +138,30 @@ describe('callMany', () => {
     await refused({ handler: Tick, delay: 0, when: 1 }, 'calls[1]: A call has no option "when"');
     await refused({ handler: Tick, delay: 0, data: 1n }, 'calls[1]: data is the bigint 1n');
     await refused({ handler: '', delay: 0 }, /^calls\[1\]: The handler of a call/);
+    expect(await database.query('select from future_call')).toEqual([]);
+  });
+
+  it('refuses what is no array, and options that are none', async () => {
+    const { service } = await boot();
+    for (const calls of [undefined, null, 5, 'tick', {}, new Set(), Tick] as never[]) {
+      await expect(service.callMany(calls)).rejects.toThrow(FutureCallOptionsError);
+      await expect(service.callMany(calls)).rejects.toThrow(/callMany\(\) takes an array of calls, not /);
+    }
+    for (const call of [undefined, null, 5, 'tick', [], Tick] as never[]) {
+      await expect(service.callMany([call])).rejects.toThrow(FutureCallOptionsError);
+      await expect(service.callMany([call])).rejects.toThrow(
+        /^calls\[0\]: A call takes an object of options, not /,
+      );
+    }
+    const calls = [{ handler: Tick, delay: 0 }];
+    for (const [options, message] of [
+      [null, /callMany\(\) takes an object of options, not null/],
+      [{ identifier: 'x' }, /callMany\(\) has no option "identifier"\. Its options are manager/],
+      [{ manager: {} }, /manager must be the EntityManager of your transaction/],
+    ] as [never, RegExp][]) {
+      await expect(service.callMany(calls, options)).rejects.toThrow(FutureCallOptionsError);
+      await expect(service.callMany(calls, options)).rejects.toThrow(message);
+    }
     expect(await database.query('select from future_call')).toEqual([]);
   });
 });

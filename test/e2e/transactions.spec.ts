@@ -230,6 +230,7 @@ describe('a manager', () => {
       for (const attempt of [
         () => service.callWithDelay(Welcome, 1, 0, { manager }),
         () => service.callAtTime(Welcome, 1, new Date(), { manager }),
+        () => service.callMany([{ handler: Welcome, delay: 0 }], { manager }),
         () => service.cancel('x', { manager }),
       ]) {
         await expect(attempt()).rejects.toThrow(FutureCallOptionsError);

@@ -186,3 +186,43 @@ export function modules(): void {
   // @ts-expect-error The factory does not return options.
   FutureCallModule.forRootAsync({ useFactory: () => ({ concurrency: '5' }) });
 }
+
+export async function many(): Promise<void> {
+  const calls: ScheduledFutureCall[] = await service.callMany([
+    { handler: Remind, data: reminder, delay: 0 },
+    { handler: Remind, data: reminder, time: new Date(), identifier: 'x' },
+    { handler: NoParameters, delay: { months: 1 }, identifier: null },
+    { handler: Optional, data: undefined, delay: '90m' },
+    { handler: Primitive, data: 5, delay: 0 },
+    { handler: 'remind', data: { any: 'thing' }, delay: 0 },
+    { handler: 'remind', delay: 0 },
+  ]);
+  void calls;
+  const given = [1, 2].map((n) => ({ handler: Primitive, data: n, delay: 0 }));
+  await service.callMany(given, { manager });
+  await service.callMany([]);
+
+  // @ts-expect-error No data.
+  await service.callMany([{ handler: Remind, delay: 0 }]);
+  // @ts-expect-error Something has another type.
+  await service.callMany([{ handler: Remind, data: { ...reminder, email: 5 }, delay: 0 }]);
+  // @ts-expect-error A Date is not the string that arrives.
+  await service.callMany([{ handler: Remind, data: { ...reminder, email: new Date() }, delay: 0 }]);
+  await service.callMany([
+    { handler: Remind, data: reminder, delay: 0 },
+    // @ts-expect-error Each has the data of its own handler.
+    { handler: Primitive, data: reminder, delay: 0 },
+  ]);
+  // @ts-expect-error Of an array that is made elsewhere, too.
+  await service.callMany(given.map((one) => ({ ...one, handler: Remind })));
+  // @ts-expect-error Neither a delay nor a time.
+  await service.callMany([{ handler: Primitive, data: 5 }]);
+  // @ts-expect-error Both.
+  await service.callMany([{ handler: Primitive, data: 5, delay: 0, time: new Date() }]);
+  // @ts-expect-error A time is a Date, nothing else.
+  await service.callMany([{ handler: Primitive, data: 5, time: '2027-01-01' }]);
+  // @ts-expect-error
+  await service.callMany({ handler: Primitive, data: 5, delay: 0 });
+  // @ts-expect-error The label is each call's own.
+  await service.callMany([{ handler: Primitive, data: 5, delay: 0 }], { identifier: 'x' });
+}
