@@ -460,9 +460,10 @@ describe('an app of another shape', () => {
  * PostgreSQL as TypeORM's driver for CockroachDB takes it: the two speak one protocol, but for the name of a setting
  * that the driver sets when it connects.
  */
-async function cockroachPort(): Promise<number> {
+async function cockroach(): Promise<{ port: number; received: string[] }> {
   const { host, port } = new pg.Client(database.url);
   const sockets = new Set<net.Socket>();
+  const received: string[] = [];
   const proxy = net.createServer((client) => {
     const server = host.startsWith('/') ? net.connect(`${host}/.s.PGSQL.${port}`) : net.connect(port, host);
     for (const socket of [client, server]) {
@@ -472,6 +473,7 @@ async function cockroachPort(): Promise<number> {
     server.pipe(client);
     client.on('data', (bytes) => {
       const text = bytes.toString('latin1').replace('enable_experimental_', 'enable_experimental.');
+      received.push(text);
       server.write(text, 'latin1');
     });
   });
@@ -480,18 +482,19 @@ async function cockroachPort(): Promise<number> {
     proxy.close();
     sockets.forEach((socket) => socket.destroy());
   });
-  return (proxy.address() as net.AddressInfo).port;
+  return { port: (proxy.address() as net.AddressInfo).port, received };
 }
 
 describe('the driver', () => {
   it.each([true, false])('must be postgres (autoLoadEntities: %s)', async (autoLoadEntities) => {
+    const { port, received } = await cockroach();
     const { user, password, database: name } = new pg.Client(database.url);
     const error = await bootError({
       imports: [
         TypeOrmModule.forRoot({
           type: 'cockroachdb',
           host: '127.0.0.1',
-          port: await cockroachPort(),
+          port,
           username: user,
           password: password ?? undefined,
           database: name,
@@ -504,5 +507,8 @@ describe('the driver', () => {
     });
     expect(error).toBeInstanceOf(FutureCallSchemaError);
     expect(error.message).toMatch(/type "postgres", but this one is "cockroachdb"/);
+    // TypeORM has connected, and nothing of ours was asked: our connections and tables bear that name.
+    expect(received.join('')).toContain(name);
+    expect(received.join('')).not.toMatch(/future.call/);
   });
 });
