@@ -1,3 +1,5 @@
+import os from 'node:os';
+import { DataSource } from 'typeorm';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { FutureCall, type FutureCallContext } from '../../lib/index.js';
 import { FutureCallCompleter } from '../../lib/runner/future-call.completer.js';
@@ -83,6 +85,30 @@ describe('a handler', () => {
       'all have run',
     );
     expect(most).toEqual({ slow: 2, other: 7, all: 7 });
+  });
+
+  it('runs as many calls in each process: neither limit is shared among instances', async () => {
+    const { open, opened } = gate();
+    let runs = 0;
+    class Held {
+      invoke() {
+        runs++;
+        return opened;
+      }
+    }
+    @FutureCall('limited', { concurrency: 1 })
+    class Limited extends Held {}
+    @FutureCall('unlimited')
+    class Unlimited extends Held {}
+    const options = { concurrency: 3, pollInterval: 100 };
+    for (let i = 0; i < 2; i++) await bootApp(database, { providers: [Limited, Unlimited], options });
+    await insert('limited', 5);
+    await until(async () => runs === 2, 'each instance runs one');
+    await insert('unlimited', 10);
+    await until(async () => runs === 6, 'each instance runs two beside it');
+    expect(await count(`future_call_running where name = 'limited'`)).toBe(2);
+    open();
+    await until(async () => runs === 15, 'all have run');
   });
 
   it('that is busy does not keep another one waiting', async () => {
@@ -200,6 +226,42 @@ describe('a handler', () => {
       call.dueAt.getTime(),
     );
     expect(runs).toBe(1);
+  });
+
+  it('that throws: its outcome says where it ran and when, and when it was scheduled', async () => {
+    let during = new Date(0);
+    @FutureCall('late')
+    class Late {
+      constructor(private readonly dataSource: DataSource) {}
+      async invoke() {
+        const [{ now }] = await this.dataSource.query<[{ now: Date }]>(
+          'select pg_sleep(0.01), clock_timestamp() as now',
+        );
+        during = now;
+        throw new Error('x');
+      }
+    }
+    await database.query(
+      `insert into future_call (name, due_at, created_at)
+       values ('late', '2020-02-02 00:00Z', '2020-01-01 00:00Z')`,
+    );
+    await bootApp(database, { providers: [Late] });
+    const [row] = await until(async () => {
+      const rows = await database.query<{ started_at: Date; finished_at: Date }>(`
+        select o.due_at, o.created_at, o.host, o.pid, i.host as its_host, i.pid as its_pid, o.started_at, o.finished_at
+        from future_call_outcome o join future_call_instance i on i.id = o.instance_id`);
+      return rows.length > 0 && rows;
+    }, 'the outcome is there');
+    expect(row).toMatchObject({
+      due_at: new Date('2020-02-02T00:00:00Z'),
+      created_at: new Date('2020-01-01T00:00:00Z'),
+      host: os.hostname(),
+      its_host: os.hostname(),
+      pid: process.pid,
+      its_pid: process.pid,
+    });
+    expect(row!.started_at.getTime()).toBeLessThan(during.getTime());
+    expect(row!.finished_at.getTime()).toBeGreaterThanOrEqual(during.getTime());
   });
 
   it('may answer with what cannot even be looked at: that is a failure, and its slot is free again', async () => {
