@@ -29,6 +29,7 @@ import { FutureCallPoller } from './runner/future-call.poller.js';
 import { FutureCallPruner } from './runner/future-call.pruner.js';
 import { FutureCallRescuer } from './runner/future-call.rescuer.js';
 import { FutureCallRunner } from './runner/future-call.runner.js';
+import { FutureCallSlots } from './runner/future-call.slots.js';
 import { FutureCallEngineStore } from './store/future-call.engine-store.js';
 import { FutureCallInstanceStore } from './store/future-call.instance-store.js';
 import { FutureCallSchema } from './store/future-call.schema.js';
@@ -79,6 +80,7 @@ const ASYNC_OPTIONS: readonly (keyof FutureCallModuleAsyncOptions)[] = [
     FutureCallEngineStore,
     FutureCallInstanceStore,
     FutureCallCompleter,
+    FutureCallSlots,
     FutureCallExecutor,
     FutureCallPoller,
     FutureCallPruner,

@@ -10,7 +10,8 @@ import {
 } from '../store/future-call.engine-store.js';
 import { FutureCallSession } from '../store/future-call.session.js';
 import { NOTIFICATION_SEPARATOR } from '../store/future-call.sql.js';
-import { FutureCallExecutor, type Capacity } from './future-call.executor.js';
+import { FutureCallExecutor } from './future-call.executor.js';
+import { FutureCallSlots, type Capacity } from './future-call.slots.js';
 
 const FROM_THE_START: Watermark = { dueAt: '-infinity', id: '0' };
 /** How long to wait after a claim that the server refused, in milliseconds. */
@@ -57,6 +58,7 @@ export class FutureCallPoller implements LocalPoller {
     @Inject(FUTURE_CALL_OPTIONS) private readonly options: ResolvedOptions,
     private readonly store: FutureCallEngineStore,
     private readonly session: FutureCallSession,
+    private readonly slots: FutureCallSlots,
     private readonly executor: FutureCallExecutor,
   ) {}
 
@@ -105,7 +107,7 @@ export class FutureCallPoller implements LocalPoller {
     const handler = this.byName.get(name);
     if (handler === undefined || this.isStopped || !this.session.isTrusted) return false;
     // Twenty calls that are scheduled at once are not all claimed by an instance with ten slots.
-    if (this.executor.freeSlots(name) <= this.reserved) return false;
+    if (this.slots.freeFor(name) <= this.reserved) return false;
     this.reserved++;
     return true;
   }
@@ -131,7 +133,7 @@ export class FutureCallPoller implements LocalPoller {
   private claimIfWorthwhile(): void {
     if (this.isStopped || this.claiming !== undefined || !this.session.isOpen) return;
     if (!this.handlers.some(({ mayHaveDue }) => mayHaveDue)) return;
-    const capacity = this.executor.capacity();
+    const capacity = this.slots.capacity();
     if (capacity === undefined) return;
     const requests = this.requests(capacity);
     if (!requests.some(({ name }) => this.byName.get(name)!.mayHaveDue)) return;

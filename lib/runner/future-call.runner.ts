@@ -19,6 +19,7 @@ import { FutureCallPoller } from './future-call.poller.js';
 import { FutureCallPruner } from './future-call.pruner.js';
 import { FutureCallRescuer } from './future-call.rescuer.js';
 import { DEFAULT_BACKOFF } from './future-call.retry-policy.js';
+import { FutureCallSlots } from './future-call.slots.js';
 
 /** How often to look for calls that no instance has a handler for, in milliseconds. */
 const CHECK_HANDLERS_EVERY = 600_000;
@@ -47,6 +48,7 @@ export class FutureCallRunner implements OnApplicationBootstrap, OnModuleDestroy
     private readonly store: FutureCallEngineStore,
     private readonly instances: FutureCallInstanceStore,
     private readonly poller: FutureCallPoller,
+    private readonly slots: FutureCallSlots,
     private readonly executor: FutureCallExecutor,
     private readonly completer: FutureCallCompleter,
     private readonly rescuer: FutureCallRescuer,
@@ -126,7 +128,7 @@ export class FutureCallRunner implements OnApplicationBootstrap, OnModuleDestroy
       this.logger.log(`Instance ${id} has its session back.`);
     } else {
       // Taken for dead: what had not started was given away, and what runs may run elsewhere too.
-      this.executor.takeQueued();
+      this.slots.takeQueued();
       this.executor.abort(
         new Error('This instance was taken for dead; the call may have been given to another one.'),
       );
@@ -158,7 +160,7 @@ export class FutureCallRunner implements OnApplicationBootstrap, OnModuleDestroy
   }
 
   private async releaseQueued(): Promise<void> {
-    const calls = this.executor.takeQueued();
+    const calls = this.slots.takeQueued();
     if (calls.length === 0) return;
     try {
       const released = new Set(await this.store.release(calls));

@@ -179,6 +179,23 @@ describe('a handler', () => {
     expect(await count('future_call_outcome')).toBe(0);
   });
 
+  it('that ends its last call at once, started by the end of one that took time, goes on with the next', async () => {
+    let ran = 0;
+    @FutureCall('mixed')
+    class Mixed {
+      invoke() {
+        return ++ran < 100 ? new Promise<void>((resolve) => setImmediate(resolve)) : undefined;
+      }
+    }
+    await insert('mixed', 100);
+    // No poll to the rescue.
+    const options = { concurrency: 1, pollInterval: '1h' };
+    const { service } = await bootApp(database, { providers: [Mixed], options });
+    await until(async () => ran === 100, 'all have run');
+    await service.callWithDelay('mixed', null, 0);
+    await until(async () => ran === 101, 'the next one has run');
+  });
+
   it('that throws: its error is kept, it is not run again, and nothing else is disturbed', async () => {
     let runs = 0;
     @FutureCall('bad')

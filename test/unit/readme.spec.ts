@@ -6,7 +6,7 @@ import { describe, expect, it } from 'vitest';
 import { DEFAULTS, resolveOptions } from '../../lib/future-call.options.js';
 import * as library from '../../lib/index.js';
 import { DEFAULT_BACKOFF } from '../../lib/runner/future-call.retry-policy.js';
-import { MAX_PREFETCH } from '../../lib/runner/future-call.executor.js';
+import { MAX_PREFETCH } from '../../lib/runner/future-call.slots.js';
 import { parseDuration } from '../../lib/common/duration.js';
 import { codeBlocks, headings, read, ROOT, table, TESTED } from '../support/docs.js';
 

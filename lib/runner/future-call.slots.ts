@@ -1,0 +1,157 @@
+import { Inject, Injectable } from '@nestjs/common';
+import type { RegisteredHandler } from '../discovery/future-call.explorer.js';
+import { FUTURE_CALL_OPTIONS, type ResolvedOptions } from '../future-call.options.js';
+import type { ClaimedCall } from '../store/future-call.engine-store.js';
+import { FutureCallSpeed } from './future-call.speed.js';
+
+/** How much may be claimed now. */
+export interface Capacity {
+  readonly total: number;
+  /** For one handler; never more than `total`. */
+  of(name: string): number;
+}
+
+/** A handler, its claimed calls and its slots. */
+export interface HandlerSlots {
+  readonly handler: RegisteredHandler;
+  readonly limit: number;
+  readonly speed: FutureCallSpeed;
+  /** Claimed, not started: at most the prefetch. */
+  readonly queue: ClaimedCall[];
+  running: number;
+}
+
+/** The most that is claimed ahead of free slots, over all handlers. */
+export const MAX_PREFETCH = 4_000;
+
+/**
+ * Which call may start, within the limits of the module and of each handler; and how much may be claimed: for the slots
+ * that are free, and ahead of them.
+ */
+@Injectable()
+export class FutureCallSlots {
+  private readonly handlers = new Map<string, HandlerSlots>();
+  /** Handlers with a queue, in the order in which they take turns. */
+  private waiting: HandlerSlots[] = [];
+  private queued = 0;
+  private running = 0;
+
+  constructor(@Inject(FUTURE_CALL_OPTIONS) private readonly options: ResolvedOptions) {}
+
+  open(handlers: Iterable<RegisteredHandler>): void {
+    for (const handler of handlers) {
+      const { concurrency } = this.options;
+      const limit = Math.min(handler.options.concurrency ?? concurrency, concurrency);
+      this.handlers.set(handler.name, {
+        handler,
+        limit,
+        speed: new FutureCallSpeed(),
+        queue: [],
+        running: 0,
+      });
+    }
+  }
+
+  /** How many more calls of that handler would start at once. */
+  freeFor(name: string): number {
+    const state = this.handlers.get(name);
+    if (state === undefined) return 0;
+    return Math.min(this.options.concurrency - this.running - this.queued, freeSlots(state));
+  }
+
+  /** What may be claimed now, or undefined when it is not worth a statement yet. */
+  capacity(): Capacity | undefined {
+    const now = performance.now();
+    let ahead = 0;
+    let spokenFor = 0;
+    for (const state of this.handlers.values()) {
+      if (this.options.prefetch) ahead += state.speed.perWindow(now);
+      spokenFor += Math.min(state.queue.length, state.limit - state.running);
+    }
+    ahead = Math.min(ahead, MAX_PREFETCH);
+    const slots = Math.max(0, this.options.concurrency - this.running - spokenFor);
+    const room = Math.max(0, ahead - this.queued);
+    // With all slots busy, let the prefetch shrink to half before it is filled up: fewer and larger claims.
+    if (slots === 0 && room < Math.max(1, ahead / 2)) return undefined;
+    const total = slots + room;
+    return {
+      total,
+      of: (name) => {
+        const state = this.handlers.get(name)!;
+        const ownRoom = this.options.prefetch
+          ? Math.max(0, state.speed.perWindow(now) - state.queue.length)
+          : 0;
+        return Math.min(total, freeSlots(state) + ownRoom);
+      },
+    };
+  }
+
+  /** Queues claimed calls. */
+  enqueue(calls: readonly ClaimedCall[]): void {
+    const now = performance.now();
+    for (const call of calls) {
+      const state = this.handlers.get(call.name)!;
+      state.speed.begin(now);
+      if (state.queue.push(call) === 1) this.waiting.push(state);
+    }
+    this.queued += calls.length;
+  }
+
+  /** Whether a call waits and the module has a slot. Its handler may still have none. */
+  get mayHaveNext(): boolean {
+    return this.queued > 0 && this.running < this.options.concurrency;
+  }
+
+  /** The handler whose turn it is, with a call in its queue and a slot; it has to `take`. Who had one goes to the end. */
+  next(): HandlerSlots | undefined {
+    const index = this.waiting.findIndex(({ running, limit }) => running < limit);
+    const state = this.waiting[index];
+    // A handler that waits alone goes to its own end: nothing is moved for each of its calls.
+    if (state === undefined || (this.waiting.length === 1 && state.queue.length > 1)) return state;
+    this.waiting.splice(index, 1);
+    if (state.queue.length > 1) this.waiting.push(state);
+    return state;
+  }
+
+  /** Takes a handler's first call out of its queue, and a slot for it. */
+  take(state: HandlerSlots): ClaimedCall {
+    this.queued--;
+    this.running++;
+    state.running++;
+    return state.queue.shift()!;
+  }
+
+  /** A call that was taken has ended. */
+  free(state: HandlerSlots): void {
+    this.running--;
+    state.running--;
+    state.speed.count();
+    // Now and not after the next start: that may come to an end here, and find nothing left too.
+    restIfDone(state);
+  }
+
+  /** Calls that were claimed and have not been taken. */
+  queuedCalls(): ClaimedCall[] {
+    return [...this.handlers.values()].flatMap(({ queue }) => queue);
+  }
+
+  /** Hands them out, and forgets them. */
+  takeQueued(): ClaimedCall[] {
+    const calls = this.queuedCalls();
+    for (const state of this.waiting) {
+      state.queue.length = 0;
+      restIfDone(state);
+    }
+    this.waiting = [];
+    this.queued = 0;
+    return calls;
+  }
+}
+
+function freeSlots({ limit, running, queue }: HandlerSlots): number {
+  return Math.max(0, limit - running - queue.length);
+}
+
+function restIfDone({ running, queue, speed }: HandlerSlots): void {
+  if (running === 0 && queue.length === 0) speed.pause(performance.now());
+}
