@@ -74,7 +74,8 @@ describe('the claim', () => {
     const { dataSource } = await bootApp(database);
     await database.query('alter table future_call set (autovacuum_enabled = false)');
     connection = await FutureCallConnection.open(dataSource, { applicationName: 'plan' });
-    await configureSession(connection, 5_000);
+    // Who looks so rarely may be idle for longer than the inserts below take.
+    await configureSession(connection, 300_000);
     pid = String(connection.announcedPid);
     statements = engineStatements(futureCallTables(dataSource));
     const { text } = statements.claim;
