@@ -15,6 +15,11 @@ const app = await NestFactory.create(AppModule, {
 
 // On Ctrl-C no further mail is started, and those on their way are finished.
 app.enableShutdownHooks();
+// So too when the terminal was closed, which then cannot be written to,
+for (const output of [process.stdout, process.stderr]) output.on('error', () => {});
+// and when scripts/start.mjs was killed, after which nobody else would tell us to stop.
+process.once('disconnect', () => process.kill(process.pid, 'SIGTERM'));
+process.channel?.unref();
 
 try {
   // Every process sends mails; only the first one answers requests.
@@ -25,8 +30,8 @@ try {
   } else {
     await app.init();
   }
-  // To whoever started this process and wants to know: scripts/start.mjs does.
-  process.send?.('ready');
+  // To whoever started this process and wants to know: scripts/start.mjs does, and may be gone by now.
+  process.send?.('ready', () => {});
 } catch (error) {
   if ((error as NodeJS.ErrnoException).code !== 'EADDRINUSE') throw error;
   logger.error(

@@ -14,16 +14,16 @@ export const settings = {
 
 function databaseUrl(): string {
   const url = process.env.DATABASE_URL;
-  if (!url)
-    throw new Error('DATABASE_URL is not set. Start the sample with "npm start", which brings a database.');
-  return url;
+  return (
+    url || refuse('DATABASE_URL is not set. Start the sample with "npm start", which brings a database.')
+  );
 }
 
 function wholeNumber(name: string, byDefault: number, min: number, max: number): number {
   const text = process.env[name] || String(byDefault);
   const value = Number(text);
   if (!Number.isInteger(value) || value < min || value > max) {
-    throw new Error(`${name}=${text} does not work. Use a whole number from ${min} to ${max}.`);
+    refuse(`${name}=${text} does not work. Use a whole number from ${min} to ${max}.`);
   }
   return value;
 }
@@ -33,6 +33,12 @@ function duration(name: string, byDefault: StringValue): number {
   const value = ms(text as StringValue);
   // Not `value <= 0`: what is no duration at all is NaN or undefined.
   if (!(value > 0))
-    throw new Error(`${name}=${text} does not work. Use a duration such as ${name}=2s or ${name}=24h.`);
+    refuse(`${name}=${text} does not work. Use a duration such as ${name}=2s or ${name}=24h.`);
   return value;
+}
+
+/** Whoever typed it is helped by the sentence, and not by a stack. */
+function refuse(problem: string): never {
+  console.error(problem);
+  process.exit(1);
 }

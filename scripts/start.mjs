@@ -49,7 +49,7 @@ async function main() {
   const count = instanceCount();
   await unlessStopped(compile());
   const database = process.env.DATABASE_URL
-    ? givenDatabase(process.env.DATABASE_URL)
+    ? await unlessStopped(givenDatabase(process.env.DATABASE_URL))
     : await unlessStopped(embeddedDatabase());
   try {
     stop.signal.throwIfAborted();
@@ -89,8 +89,18 @@ async function compile() {
   if (code !== 0) throw new Error('The sample does not compile, see above.');
 }
 
-/** @param {string} url @returns {Database} */
-function givenDatabase(url) {
+/** @param {string} url @returns {Promise<Database>} */
+async function givenDatabase(url) {
+  // Nest would try again and again: right for a server that boots, and a riddle to whoever mistyped.
+  try {
+    const client = new pg.Client(url);
+    client.on('error', () => {});
+    await client.connect();
+    await client.end();
+  } catch (error) {
+    const { message, code } = /** @type {NodeJS.ErrnoException} */ (error);
+    throw new Error(`DATABASE_URL does not work: ${message || code}`, { cause: error });
+  }
   log('Using the database of DATABASE_URL');
   return { url, close: async () => {} };
 }

@@ -4,6 +4,7 @@ import * as fs from 'node:fs/promises';
 import net from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
+import type { Readable } from 'node:stream';
 import { describe, expect, it, onTestFinished } from 'vitest';
 import { createDatabase } from '../support/database.js';
 import { until } from '../support/until.js';
@@ -123,6 +124,18 @@ describe('the sample', { timeout: 120_000 }, () => {
     expect(sample.leavesNothing()).toBe(true);
   });
 
+  it.each([
+    [{ DAY: 'soon' }, 'DAY=soon does not work. Use a duration such as DAY=2s'],
+    [{ DATABASE_URL: 'postgres://localhost:1/none' }, 'DATABASE_URL does not work: '],
+  ])('says in a sentence what is wrong with %o', async (env, sentence) => {
+    const database = await temporaryDatabase();
+    const sample = new Sample({ DATABASE_URL: database.url, ...env });
+    expect(await sample.ended).toBe(1);
+    expect(sample.output).toContain(sentence);
+    expect(sample.output).not.toMatch(/^ +at /m);
+    expect(sample.leavesNothing()).toBe(true);
+  });
+
   it('ends as a whole when one of its processes crashes, and says which', async () => {
     const database = await temporaryDatabase();
     const sample = await Sample.start({ DATABASE_URL: database.url, INSTANCES: '2', DAY: '1h' });
@@ -131,6 +144,17 @@ describe('the sample', { timeout: 120_000 }, () => {
     expect(await sample.ended).toBe(1);
     expect(sample.output).toContain('Process 2 ended (SIGKILL): stopping the others');
     expect(sample.leavesNothing()).toBe(true);
+  });
+
+  it.each([
+    ['its terminal is closed', 'hangUp', CLEAN],
+    ['its launcher is killed', 'kill', { ...CLEAN, code: null }],
+  ] as const)('drains when %s', async (_, way, expected) => {
+    const database = await temporaryDatabase();
+    const sample = await Sample.start({ DATABASE_URL: database.url, INSTANCES: '2', DAY: '1h' });
+    await sample.printed(/\[Process 2\] .* runs future calls/);
+    expect(await sample[way]()).toEqual(expected);
+    expect(await database.query('select * from future_call_instance')).toEqual([]);
   });
 });
 
@@ -154,6 +178,7 @@ class Sample {
   /** Its exit code. */
   readonly ended: Promise<number | null>;
   readonly #pid: number;
+  readonly #outputs: Readable[];
   #address = '';
 
   static async start(env: NodeJS.ProcessEnv): Promise<Sample> {
@@ -175,12 +200,13 @@ class Sample {
       env: { PATH, HOME, TMPDIR, LANG, PORT: '0', NO_COLOR: '1', npm_lifecycle_event: 'start', ...env },
     });
     this.#pid = child.pid!;
-    for (const stream of [child.stdout, child.stderr]) {
+    this.#outputs = [child.stdout, child.stderr];
+    for (const stream of this.#outputs) {
       stream.setEncoding('utf8').on('data', (text: string) => (this.output += text));
     }
     this.ended = once(child, 'close').then(([code]) => code as number | null);
     onTestFinished(async () => {
-      if (!this.leavesNothing()) process.kill(this.#pid, 'SIGTERM');
+      if (!this.leavesNothing()) process.kill(-this.#pid, 'SIGTERM');
       await this.ended;
     });
   }
@@ -188,6 +214,24 @@ class Sample {
   /** Ctrl-C, and what comes of it. */
   async interrupt() {
     process.kill(-this.#pid, 'SIGINT');
+    return this.#end();
+  }
+
+  /** As when the window of the terminal is closed: nobody reads what is printed any more. */
+  async hangUp() {
+    for (const output of this.#outputs) output.destroy();
+    process.kill(-this.#pid, 'SIGHUP');
+    return this.#end();
+  }
+
+  /** Kills what `npm start` runs, and only that: who else belongs to it has to find out. */
+  async kill() {
+    process.kill(this.#pid, 'SIGKILL');
+    await until(async () => this.leavesNothing(), 'all that it had started ends');
+    return this.#end();
+  }
+
+  async #end() {
     return { code: await this.ended, leavesNothing: this.leavesNothing() };
   }
 
