@@ -149,6 +149,19 @@ describe('what the README says', () => {
   });
 });
 
+it('CONTRIBUTING.md says what every folder of lib/ and test/ is for', () => {
+  const folders = ['lib', 'test'].flatMap((parent) =>
+    fs
+      .readdirSync(path.join(ROOT, parent), { withFileTypes: true })
+      .filter((entry) => entry.isDirectory())
+      .map(({ name }) => `\`${parent}/${name}/\``),
+  );
+  const named = ['Where a change goes', 'Tests'].flatMap((heading) =>
+    table('CONTRIBUTING.md', heading).map(([folder]) => folder),
+  );
+  expect(folders.filter((folder) => !named.includes(folder))).toEqual([]);
+});
+
 function exists(file: string, anchor: string | undefined): boolean {
   if (!fs.existsSync(path.join(ROOT, file))) return false;
   return anchor === undefined || headings(file).map(slug).includes(anchor);
