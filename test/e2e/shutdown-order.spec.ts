@@ -6,6 +6,7 @@ import { afterAll, beforeAll, expect, it } from 'vitest';
 import { FutureCall, FutureCallModule } from '../../lib/index.js';
 import { createTables } from '../support/app.js';
 import { createDatabase, type TestDatabase } from '../support/database.js';
+import { LogLines } from '../support/log-lines.js';
 import { until } from '../support/until.js';
 
 let database: TestDatabase;
@@ -49,6 +50,8 @@ class Slow {
   async invoke() {
     events.push('handler has started');
     await released;
+    // More statements than a drain has that waits for nobody.
+    for (let i = 0; i < 50; i++) await this.dataSource.query('select');
     const [row] = await this.dataSource.query<[{ two: number }]>('select 1 + 1 as two');
     events.push(`handler has ended, 1 + 1 is ${row.two}`);
   }
@@ -74,10 +77,13 @@ it.each([
     // Due before the app boots: it must wait until all of it has.
     await createTables(database);
     await database.query(`insert into future_call (name, due_at) values ('slow', now())`);
-    const app = await NestFactory.createApplicationContext(AppModule, { logger: false });
+    const logger = new LogLines();
+    const app = await NestFactory.createApplicationContext(AppModule, { logger });
     await until(async () => events.includes('handler has started'), 'the handler has started');
     const closed = app.close();
-    // Its query takes longer than Nest takes to close everything, if nothing waits for the handler.
+    const isWaiting = async () =>
+      logger.lines.some((line) => line.startsWith('Waiting for 1 calls to finish'));
+    await until(isWaiting, 'the drain waits for the handler');
     release();
     await closed;
     expect(events).toEqual([
