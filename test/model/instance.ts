@@ -134,6 +134,7 @@ export class ModelInstance {
     const connected = this.nextConnected();
     // The rescuer is first: its session waits for the lock inside the server, and a rescue may take it once more.
     const locked = other.session.query({ text: 'select pg_advisory_lock($1, $2)' }, [lockClass, id]);
+    await until(async () => (await this.locks(id)).includes(false), `somebody waits for the lock of ${id}`);
     await this.database.query('select pg_terminate_backend($1)', [backendPid]);
     await locked;
     await other.rescue(id);
@@ -194,15 +195,18 @@ export class ModelInstance {
 
   private lockIsFree(instanceId: number): Promise<boolean> {
     return until(
-      async () =>
-        (
-          await this.database.query(
-            `select from pg_locks where locktype = 'advisory' and objsubid = 2 and objid = $1
-               and database = (select oid from pg_database where datname = current_database())`,
-            [instanceId],
-          )
-        ).length === 0,
+      async () => (await this.locks(instanceId)).length === 0,
       `the lock of instance ${instanceId} is free`,
     );
+  }
+
+  /** Whoever has the liveness lock of an instance, or waits for it: whether it is granted. */
+  private async locks(instanceId: number): Promise<boolean[]> {
+    const rows = await this.database.query<{ granted: boolean }>(
+      `select granted from pg_locks where locktype = 'advisory' and objsubid = 2 and objid = $1
+         and database = (select oid from pg_database where datname = current_database())`,
+      [instanceId],
+    );
+    return rows.map(({ granted }) => granted);
   }
 }
