@@ -46,6 +46,11 @@ export const FutureCallMetadata = DiscoveryService.createDecorator<FutureCallMar
  */
 export function FutureCall(name: string, options: FutureCallHandlerOptions = {}) {
   return <C extends FutureCallHandlerClass>(target: WithJsonData<C>): void => {
+    if (typeof target !== 'function') {
+      throw new FutureCallHandlerError(
+        `@FutureCall(${show(name)}) marks a class, and this is ${show(target)}.`,
+      );
+    }
     const problem = labelProblem(name);
     if (problem !== undefined) {
       throw new FutureCallHandlerError(

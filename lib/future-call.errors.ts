@@ -56,7 +56,7 @@ export class RetryError extends FutureCallError {
     options?: ErrorOptions,
   ) {
     super(message, options);
-    const { delay, at } = when as { delay?: unknown; at?: unknown };
+    const { delay, at } = (when ?? {}) as { delay?: unknown; at?: unknown };
     if (at !== undefined) this.at = readTime(at);
     else this.delay = readDuration(delay);
   }

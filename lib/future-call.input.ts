@@ -1,3 +1,5 @@
+import { types } from 'node:util';
+import type { EntityManager } from 'typeorm';
 import { parseDelay, type ParsedDelay } from './common/duration.js';
 import { toJson } from './common/json.js';
 import { show } from './common/show.js';
@@ -9,8 +11,6 @@ import { refuseUnknown, requireObject } from './future-call.option-readers.js';
 
 const EARLIEST = Date.parse('0001-01-01T00:00:00.000Z');
 const LATEST = Date.parse('9999-12-31T23:59:59.999Z');
-
-const LONGEST_MONTH = 31 * 86_400_000;
 
 export function requireOptions(method: string, options: object, known: string[]): void {
   requireObject(`${method}()`, options);
@@ -25,7 +25,10 @@ export function requireOptions(method: string, options: object, known: string[])
 
 /** By what it has, not by its class: it may be a proxy, as nestjs-cls makes one. A query runner has a manager. */
 function isManager(value: unknown): boolean {
-  return typeof value === 'object' && value !== null && 'dataSource' in value && !('manager' in value);
+  if (typeof value !== 'object' || value === null) return false;
+  return (
+    'dataSource' in value && !('manager' in value) && typeof (value as EntityManager).query === 'function'
+  );
 }
 
 export function requireIdentifier(identifier: unknown): asserts identifier is string {
@@ -60,19 +63,22 @@ export function readDelay(delay: unknown): ParsedDelay {
     if (error instanceof RangeError) throw new FutureCallTimeError(error.message, { cause: error });
     throw error;
   }
-  if (Date.now() + parsed.months * LONGEST_MONTH + parsed.milliseconds > LATEST) {
+  const due = new Date();
+  due.setUTCMonth(due.getUTCMonth() + parsed.months);
+  // Invalid is too far, too.
+  if (!(due.getTime() + parsed.milliseconds <= LATEST)) {
     throw new FutureCallTimeError(`A delay of ${show(delay)} leads beyond the year 9999.`);
   }
   return parsed;
 }
 
 export function readTime(time: unknown): number {
-  if (!(time instanceof Date)) {
+  if (!types.isDate(time)) {
     throw new FutureCallTimeError(
       `A time must be a Date, but it is ${show(time)}. Use callWithDelay() for a delay.`,
     );
   }
-  const at = time.getTime();
+  const at = Date.prototype.getTime.call(time);
   if (Number.isNaN(at))
     throw new FutureCallTimeError(`The time is an Invalid Date: what was parsed was no date.`);
   if (at < EARLIEST || at > LATEST) {

@@ -1,4 +1,4 @@
-import { Module, type DynamicModule } from '@nestjs/common';
+import { Module, type DynamicModule, type Provider } from '@nestjs/common';
 import { DiscoveryModule, ModulesContainer } from '@nestjs/core';
 import { getDataSourceToken, TypeOrmModule } from '@nestjs/typeorm';
 import type { DataSource } from 'typeorm';
@@ -20,6 +20,7 @@ import {
   FUTURE_CALL_OPTIONS,
   resolveOptions,
   type FutureCallModuleOptions,
+  type FutureCallOptionsFactory,
 } from './future-call.options.js';
 import { FutureCallService } from './future-call.service.js';
 import { FutureCallWake } from './future-call.wake.js';
@@ -131,8 +132,32 @@ export class FutureCallModule {
         `FutureCallModule.forRootAsync() needs useFactory, useClass or useExisting. For options that are known already use forRoot().`,
       );
     }
-    return withCore(ConfigurableModuleClass.forRootAsync.call(FutureCallCoreModule, rest), dataSource);
+    if (rest.useFactory !== undefined && typeof rest.useFactory !== 'function') {
+      throw new FutureCallOptionsError(
+        `FutureCallModule.forRootAsync()'s useFactory must be a function, but it is ${show(rest.useFactory)}.`,
+      );
+    }
+    const core = ConfigurableModuleClass.forRootAsync.call(FutureCallCoreModule, rest);
+    return withCore(rest.useFactory ? core : withCheckedFactory(core), dataSource);
   }
+}
+
+/** Nest would call the method of the options' class without a look whether it has it. */
+function withCheckedFactory(core: DynamicModule): DynamicModule {
+  const providers = core.providers!.map((provider) =>
+    'provide' in provider && provider.provide === MODULE_OPTIONS_TOKEN
+      ? ({ ...provider, useFactory: createOptions } as Provider)
+      : provider,
+  );
+  return { ...core, providers };
+}
+
+function createOptions(factory: Partial<FutureCallOptionsFactory>) {
+  if (typeof factory?.createFutureCallOptions === 'function') return factory.createFutureCallOptions();
+  throw new FutureCallOptionsError(
+    `${factory?.constructor?.name ?? show(factory)} creates no options for FutureCallModule: it has no method createFutureCallOptions(). ` +
+      `Add one: "implements FutureCallOptionsFactory" helps.`,
+  );
 }
 
 function withCore(core: DynamicModule, dataSource: FutureCallModuleExtras['dataSource']): DynamicModule {

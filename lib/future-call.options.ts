@@ -143,7 +143,7 @@ export const FUTURE_CALL_DATA_SOURCE = Symbol('FUTURE_CALL_DATA_SOURCE');
 /** Fills in the defaults. Throws `FutureCallOptionsError`, naming the option, the value and what it takes. */
 export function resolveOptions(options: FutureCallModuleOptions): ResolvedOptions {
   requireObject('FutureCallModule', options);
-  if ('dataSource' in options) {
+  if ((options as { dataSource?: unknown }).dataSource !== undefined) {
     throw new FutureCallOptionsError(
       `FutureCallModule's dataSource shapes the module graph, and comes too late from a factory. ` +
         `Put it beside useFactory: forRootAsync({ dataSource: 'name', useFactory: … }).`,

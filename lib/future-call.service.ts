@@ -128,7 +128,10 @@ export class FutureCallService {
     if (!Array.isArray(calls)) {
       throw new FutureCallOptionsError(`callMany() takes an array of calls, not ${show(calls)}.`);
     }
-    const read = (calls as readonly NewFutureCall<string>[]).map((call, i) => this.readOneOfMany(call, i));
+    // Not map(), which passes over holes.
+    const read = Array.from(calls as readonly NewFutureCall<string>[], (call, i) =>
+      this.readOneOfMany(call, i),
+    );
     if (read.length === 0) return [];
     const manager = this.ownManager(options.manager);
     const scheduled = await this.store.scheduleMany(

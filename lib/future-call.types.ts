@@ -108,16 +108,16 @@ export interface ScheduleOptions {
   manager?: EntityManager;
 }
 
+/** `data` may be left out where it may be null or undefined. */
+type WithData<D> = null extends D ? { data?: D } : undefined extends D ? { data?: D } : { data: D };
+
 /** One of the calls that `callMany` takes. Given a handler's class, the type of `data` is checked. */
 export type NewFutureCall<H extends string | FutureCallHandlerClass> = {
-  handler: H;
   /** A label to cancel by, 1 to 255 characters. Calls may share it. */
   identifier?: string | null;
 } & (H extends FutureCallHandlerClass
-  ? null extends FutureCallData<H>
-    ? { data?: FutureCallData<H> }
-    : { data: FutureCallData<H> }
-  : { data?: unknown }) &
+  ? { handler: H } & WithData<FutureCallData<H>>
+  : { handler: H; data?: unknown }) &
   ({ delay: Delay; time?: undefined } | { time: Date; delay?: undefined });
 
 /** Options of `callMany`. */

@@ -62,10 +62,14 @@ export function parseDuration(value: unknown): number {
 function parse(value: unknown, calendar: boolean): ParsedDelay {
   if (typeof value === 'number') return { months: 0, milliseconds: finite(value, value) };
   if (typeof value === 'string') return { months: 0, milliseconds: parseText(value) };
-  if (typeof value === 'object' && value !== null && Object.getPrototypeOf(value) === Object.prototype) {
-    return parseUnits(value, calendar);
-  }
+  if (typeof value === 'object' && value !== null && isPlain(value)) return parseUnits(value, calendar);
   throw new RangeError(`${show(value)} is not a length of time. ${HINT}.`);
+}
+
+/** Without a prototype, too: so come the arguments of a GraphQL resolver. */
+function isPlain(value: object): boolean {
+  const prototype: unknown = Object.getPrototypeOf(value);
+  return prototype === Object.prototype || prototype === null;
 }
 
 function parseText(text: string): number {

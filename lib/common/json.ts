@@ -15,6 +15,11 @@ export function toJson(value: unknown): string | null {
       walk.visit(this, key, result);
       return result;
     });
+    if (json !== undefined && json.length > LARGEST / 3 && Buffer.byteLength(json) > LARGEST) {
+      throw new JsonError(
+        `data is too large for jsonb: ${Buffer.byteLength(json)} bytes of ${LARGEST}. Store it elsewhere and pass where.`,
+      );
+    }
     // What toJSON() of the whole value left.
     return json === undefined || json === 'null' ? null : json;
   } catch (error) {
@@ -26,6 +31,9 @@ export function toJson(value: unknown): string | null {
   }
 }
 
+/** Bytes that PostgreSQL's `jsonb` takes in one value. */
+const LARGEST = 0x0f_ff_ff_ff;
+
 class JsonError extends RangeError {}
 
 /** What has been seen of a value, to know where in it we are. */
@@ -35,7 +43,11 @@ class Walk {
   visit(holder: object, key: string, result: unknown): void {
     // What stood there before toJSON(): a Buffer has one, and would become an object of numbers.
     const original = (holder as Record<string, unknown>)[key];
-    const problem = textIn(key) ?? problemOf(original) ?? problemOf(result) ?? this.topProblem(key, result);
+    const problem =
+      textIn(key) ??
+      problemOf(original) ??
+      (result === original ? undefined : problemOf(result)) ??
+      this.topProblem(key, result);
     if (problem !== undefined) throw new JsonError(`${this.pathTo(holder, key)} ${problem}.`);
     if (typeof result !== 'object' || result === null) return;
     for (let at: object | undefined = holder; at !== undefined; at = this.parents.get(at)?.holder) {
@@ -47,7 +59,6 @@ class Walk {
   /** JSON.stringify leaves a function or a symbol out; alone, nothing would be left. */
   private topProblem(key: string, result: unknown): string | undefined {
     if (this.parents.size > 0 || key !== '') return undefined;
-    if (types.isPromise(result)) return 'is a Promise, which JSON would write as {}. Await it';
     return typeof result === 'function' || typeof result === 'symbol'
       ? `is ${show(result)}, which JSON cannot carry`
       : undefined;
@@ -91,10 +102,15 @@ function problemOfObject(value: object): string | undefined {
   if (types.isBoxedPrimitive(value)) return problemOf(value.valueOf());
   if (types.isMap(value)) return 'is a Map, which JSON would write as {}. Pass Object.fromEntries(map)';
   if (types.isSet(value)) return 'is a Set, which JSON would write as {}. Pass [...set]';
+  if (types.isPromise(value)) return 'is a Promise, which JSON would write as {}. Await it';
+  if (types.isRegExp(value)) return 'is a RegExp, which JSON would write as {}. Pass its source';
+  if (types.isNativeError(value) && !('toJSON' in value)) {
+    return 'is an Error, of which JSON would leave the message out. Pass { message: error.message }';
+  }
   if (types.isAnyArrayBuffer(value) || ArrayBuffer.isView(value)) {
     return `is binary (${value.constructor.name}), which JSON cannot carry. Pass it as a base64 string, or store it elsewhere and pass where`;
   }
-  if (value instanceof Date && Number.isNaN(value.getTime())) return 'is an Invalid Date';
+  if (types.isDate(value) && Number.isNaN(value.getTime())) return 'is an Invalid Date';
   return undefined;
 }
 

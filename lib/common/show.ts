@@ -1,7 +1,16 @@
 /** Shows a value in an error message: short, on one line, and never throwing. */
 export function show(value: unknown): string {
-  const text = describe(value);
+  const text = tryToDescribe(value);
   return text.length > 100 ? `${text.slice(0, 100)}…` : text;
+}
+
+function tryToDescribe(value: unknown): string {
+  try {
+    return describe(value);
+  } catch {
+    // A proxy, or a getter of the user's, that throws when it is looked at.
+    return `something of type ${typeof value} that cannot be shown`;
+  }
 }
 
 function describe(value: unknown): string {

@@ -13,7 +13,10 @@ export interface RegisteredHandler {
   readonly invoke: (this: void, data: unknown, call: FutureCallContext) => unknown;
 }
 
-/** What a request-scoped or durable provider gets when it injects `REQUEST` in a handler. */
+/**
+ * What a request-scoped provider gets when it injects `REQUEST` in a handler, and what the app's `ContextIdStrategy` gets
+ * in place of a request. A durable provider gets the strategy's payload, if it has one.
+ */
 export interface FutureCallRequest {
   readonly data: unknown;
   readonly call: FutureCallContext;

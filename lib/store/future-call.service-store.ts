@@ -25,8 +25,9 @@ export interface Accepted {
   readonly dueAt: number;
 }
 
-/** How many calls are inserted by one statement. */
+/** How many calls are inserted by one statement, and with how many characters of data, unless one alone has more. */
 const LARGEST_BATCH = 5_000;
+const MOST_DATA = 16_000_000;
 
 /** What scheduling and cancelling ask of the database, on the caller's connection or one of the app's pool. */
 @Injectable()
@@ -59,13 +60,12 @@ export class FutureCallServiceStore {
     notify: NotifyMode,
     manager = this.dataSource.manager,
   ): Promise<Accepted[]> {
-    if (calls.length <= LARGEST_BATCH) return this.scheduleBatch(calls, notify, manager);
+    const batches = inBatches(calls);
+    if (batches.length === 1) return this.scheduleBatch(calls, notify, manager);
     // TypeORM makes a savepoint of it inside a transaction.
     return manager.transaction(async (inside) => {
       const accepted: Accepted[] = [];
-      for (let at = 0; at < calls.length; at += LARGEST_BATCH) {
-        accepted.push(...(await this.scheduleBatch(calls.slice(at, at + LARGEST_BATCH), 'never', inside)));
-      }
+      for (const batch of batches) accepted.push(...(await this.scheduleBatch(batch, 'never', inside)));
       const earliest = accepted.reduce((least, { dueAt }) => Math.min(least, dueAt), Infinity);
       const name = calls.every((call) => call.name === calls[0]!.name) ? calls[0]!.name : '';
       // 'always': by the time all of this commits, 'soon' would have been judged too early.
@@ -129,4 +129,18 @@ export class FutureCallServiceStore {
 /** Rounding up to whole milliseconds keeps a call from being early; one without a delay is due at once. */
 function delayValues({ months, milliseconds }: ParsedDelay): [number, number, number] {
   return [months, milliseconds, months === 0 && milliseconds === 0 ? 0 : 999];
+}
+
+function inBatches(calls: readonly NewCall[]): NewCall[][] {
+  const batches: NewCall[][] = [[]];
+  let size = 0;
+  for (const call of calls) {
+    size += call.data?.length ?? 0;
+    const batch = batches.at(-1)!;
+    if (batch.length > 0 && (batch.length === LARGEST_BATCH || size > MOST_DATA)) {
+      batches.push([call]);
+      size = call.data?.length ?? 0;
+    } else batch.push(call);
+  }
+  return batches;
 }

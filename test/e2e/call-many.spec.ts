@@ -153,6 +153,10 @@ describe('callMany', () => {
         /^calls\[0\]: A call takes an object of options, not /,
       );
     }
+    // A hole is none, and no row of nulls.
+    await expect(service.callMany(Object.assign([], { length: 2 }))).rejects.toThrow(
+      /^calls\[0\]: A call takes an object/,
+    );
     const calls = [{ handler: Tick, delay: 0 }];
     for (const [options, message] of [
       [null, /callMany\(\) takes an object of options, not null/],

@@ -192,6 +192,22 @@ describe('FutureCallModule.forRootAsync', () => {
     expect(error.message).toMatch(/takes an object of options, not undefined/);
   });
 
+  it.each<[string, () => Parameters<typeof FutureCallModule.forRootAsync>[0]]>([
+    ['useClass', () => ({ useClass: Empty as never })],
+    ['useExisting', () => ({ imports: [EmptyModule], useExisting: Empty as never })],
+  ])('refuses a class that creates no options: %s', async (_what, options) => {
+    const error = await bootError({
+      imports: [typeOrm(), FutureCallModule.forRootAsync(options())],
+    });
+    expect(error).toBeInstanceOf(FutureCallOptionsError);
+    expect(error.message).toMatch(/Empty .* no method createFutureCallOptions\(\)\. Add one/);
+  });
+
+  @Injectable()
+  class Empty {}
+  @Module({ providers: [Empty], exports: [Empty] })
+  class EmptyModule {}
+
   it('says that dataSource stands beside useFactory', async () => {
     const error = await bootError({
       imports: [
@@ -208,6 +224,7 @@ describe('FutureCallModule.forRootAsync', () => {
   it.each([
     ['nothing', undefined, /takes an object of options, not undefined/],
     ['no way to get options', {}, /needs useFactory, useClass or useExisting/],
+    ['what is no factory', { useFactory: 5 }, /useFactory must be a function, but it is 5/],
     ['an unknown property', { useFactory: () => ({}), isGlobal: true }, /has no option "isGlobal"/],
   ])('refuses %s', (_what, options, message) => {
     const call = () =>

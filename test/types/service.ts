@@ -192,7 +192,8 @@ export async function many(): Promise<void> {
     { handler: Remind, data: reminder, delay: 0 },
     { handler: Remind, data: reminder, time: new Date(), identifier: 'x' },
     { handler: NoParameters, delay: { months: 1 }, identifier: null },
-    { handler: Optional, data: undefined, delay: '90m' },
+    { handler: Optional, delay: '90m' },
+    { handler: Void, delay: '90m' },
     { handler: Primitive, data: 5, delay: 0 },
     { handler: 'remind', data: { any: 'thing' }, delay: 0 },
     { handler: 'remind', delay: 0 },
@@ -215,6 +216,8 @@ export async function many(): Promise<void> {
   ]);
   // @ts-expect-error Of an array that is made elsewhere, too.
   await service.callMany(given.map((one) => ({ ...one, handler: Remind })));
+  // @ts-expect-error Also of one with several handlers.
+  await service.callMany(given.flatMap((one) => [one, { ...one, handler: Remind }]));
   // @ts-expect-error Neither a delay nor a time.
   await service.callMany([{ handler: Primitive, data: 5 }]);
   // @ts-expect-error Both.

@@ -70,6 +70,15 @@ describe('show', () => {
 
   it('is short and never throws', () => {
     expect(table.map(([value]) => show(value))).toEqual(table.map(([, text]) => text));
+    const { proxy, revoke } = Proxy.revocable({}, {});
+    revoke();
+    for (const hostile of [
+      proxy,
+      Object.create(Date.prototype) as object,
+      Object.defineProperty(() => 1, 'name', { value: Symbol('s') }),
+    ]) {
+      expect(show(hostile)).toMatch(/^something of type (object|function) that cannot be shown$/);
+    }
   });
 });
 

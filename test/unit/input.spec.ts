@@ -40,6 +40,8 @@ describe('a delay', () => {
     [{ days: 1, hours: -1 }, 0, 82_800_000],
     [{ years: 1, months: -1 }, 11, 0],
     [{ days: 1, hours: undefined }, 0, 86_400_000],
+    [Object.assign(Object.create(null) as object, { hours: 1 }), 0, 3_600_000],
+    [{ years: 7_900 }, 94_800, 0],
   ])('%j is %d months and %d ms', (delay, months, milliseconds) => {
     expect(readDelay(delay)).toEqual({ months, milliseconds });
   });
@@ -94,6 +96,7 @@ describe('a time', () => {
     ['a number', 0, /A time must be a Date, but it is 0\. Use callWithDelay\(\) for a delay/],
     ['missing', undefined, /A time must be a Date, but it is undefined/],
     ['null', null, /A time must be a Date, but it is null/],
+    ['what only looks like a Date', Object.create(Date.prototype), /A time must be a Date/],
     ['an Invalid Date', new Date('soon'), /Invalid Date/],
     ['before the year 1', new Date(Date.parse('0001-01-01T00:00:00Z') - 1), /outside the years 1 to 9999/],
     ['after the year 9999', new Date('+010000-01-01T00:00:00Z'), /outside the years 1 to 9999/],
@@ -158,6 +161,7 @@ describe('data', () => {
     ['boxed text with a NUL character', [Object('\0')], /^data\[0\] has a NUL character/],
     ['NaN from toJSON()', { a: { toJSON: () => NaN } }, /^data\.a is NaN/],
     ['a Map from toJSON()', { toJSON: () => new Map() }, /^data is a Map/],
+    ['a promise that nobody awaited inside', { email: Promise.resolve(1) }, /^data\.email is a Promise/],
     ['a promise that nobody awaited', Promise.resolve(1), /^data is a Promise.*Await it/],
     ['endless nesting', endless, /nested too deeply/],
   ])('%s is refused, with the path', (_what, data, message) => {
@@ -215,6 +219,7 @@ describe('the options of a call', () => {
     ['an array', [], /takes an object of options, not an array/],
     ['a manager that is none', { manager: {} }, /manager must be the EntityManager of your transaction/],
     ['null as the manager', { manager: null }, /manager must be the EntityManager/],
+    ['what knows the data source, but asks nothing', { manager: { dataSource: {} } }, /manager must be the/],
     ['a class as the manager', { manager: class {} }, /manager must be the EntityManager/],
   ])('%s: refused', (_what, options, message) => {
     const read = () => requireOptions('callWithDelay', options as object, ['identifier', 'manager']);

@@ -181,3 +181,8 @@ it.each([undefined, null, 'text', 5, [], () => ({})])('%s instead of options is 
     /FutureCallModule takes an object of options, not /,
   );
 });
+
+it('dataSource comes too late from a factory, unless it is undefined', () => {
+  expect(() => resolveOptions({ dataSource: 'x' } as FutureCallModuleOptions)).toThrow(/beside useFactory/);
+  expect(resolveOptions({ dataSource: undefined } as FutureCallModuleOptions)).toEqual(DEFAULTS);
+});

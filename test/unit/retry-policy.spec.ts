@@ -1,6 +1,11 @@
 import { describe, expect, it } from 'vitest';
 import { nextAttempt } from '../../lib/runner/future-call.retry-policy.js';
-import { DoNotRetryError, RetryError, type FutureCallHandlerOptions } from '../../lib/index.js';
+import {
+  DoNotRetryError,
+  FutureCallTimeError,
+  RetryError,
+  type FutureCallHandlerOptions,
+} from '../../lib/index.js';
 
 const error = new Error('no');
 const HOUR = 3_600_000;
@@ -53,6 +58,10 @@ describe('a backoff that is a function', () => {
   it.each([NaN, Infinity, 'soon', undefined, null, '2y', { months: 1 }])('may not answer %j', (answer) => {
     expect(() => nextAttempt({ attempts: 5, backoff: () => answer as number }, 1, error)).toThrow(RangeError);
   });
+});
+
+it.each([undefined, null, 5, {}])('RetryError takes a delay or a time, not %j', (when) => {
+  expect(() => new RetryError(when as never)).toThrow(FutureCallTimeError);
 });
 
 describe('there is no further attempt', () => {
