@@ -84,7 +84,10 @@ async function compile() {
     throw new Error('The library is not built. Start the sample with "npm start", which builds it first.');
   }
   const tsc = fileURLToPath(import.meta.resolve('typescript/bin/tsc'));
-  const child = spawn(process.execPath, [tsc, '-p', SAMPLE], { stdio: 'inherit' });
+  // Only emits, which takes a third of the time: the editor and "npm test" check the types.
+  const child = spawn(process.execPath, [tsc, '-p', SAMPLE, '--noCheck', '--noResolve'], {
+    stdio: 'inherit',
+  });
   const [code] = await once(child, 'exit');
   if (code !== 0) throw new Error('The sample does not compile, see above.');
 }
