@@ -24,6 +24,12 @@ export function describeError(thrown: unknown, depth = 0): ErrorDescription {
   }
 }
 
+/** The stack for a log, with those of the causes. Undefined when what was thrown has none. */
+export function stackOf({ stack, cause }: ErrorDescription): string | undefined {
+  if (stack === undefined || cause === undefined) return stack;
+  return `${stack}\nCaused by: ${stackOf(cause) ?? cause.message}`;
+}
+
 function describe(error: Error, depth: number): ErrorDescription {
   return {
     name: clean(error.name, MAX_MESSAGE),

@@ -8,6 +8,11 @@ export function textProblem(text: string): string | undefined {
   return undefined;
 }
 
+/** "1 call", "2 calls". */
+export function counted(count: number, noun: string): string {
+  return `${count} ${noun}${count === 1 ? '' : 's'}`;
+}
+
 /** What is wrong with a name or an identifier, in words, or undefined when nothing is. */
 export function labelProblem(label: unknown): string | undefined {
   if (typeof label !== 'string') return 'is not a string';

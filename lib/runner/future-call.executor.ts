@@ -1,13 +1,13 @@
 import { AsyncResource } from 'node:async_hooks';
 import { Injectable, Logger } from '@nestjs/common';
-import { describeError } from '../common/describe-error.js';
+import { describeError, stackOf } from '../common/describe-error.js';
 import type { RegisteredHandler } from '../discovery/future-call.explorer.js';
 import { FutureCallEvents } from '../future-call.events.js';
 import type { AttemptEnd, ClaimedCall, NextAttempt } from '../store/future-call.engine-store.js';
 import { FutureCallSession } from '../store/future-call.session.js';
 import { FutureCallAttempt } from './future-call.attempt.js';
 import { FutureCallCompleter } from './future-call.completer.js';
-import { DEFAULT_BACKOFF, exponential, nextAttempt } from './future-call.retry-policy.js';
+import { DEFAULT_BACKOFF, exponential, inWords, nextAttempt } from './future-call.retry-policy.js';
 import { RunningAttempts } from './future-call.running-attempts.js';
 import { FutureCallSlots, type HandlerSlots } from './future-call.slots.js';
 
@@ -143,10 +143,8 @@ export class FutureCallExecutor {
       return;
     }
     const next = this.nextAttempt(slots, attempt, thrown);
-    this.logger.error(
-      `Future call ${attempt.toString()} failed${next === undefined ? '' : ', and is tried again'}: ${error.message}`,
-      error.stack,
-    );
+    const again = next === undefined ? '' : `, and is tried again ${inWords(next)}`;
+    this.logger.error(`Future call ${attempt.toString()} failed${again}: ${error.message}`, stackOf(error));
     if (this.events.observed) {
       this.events.emit({
         type: 'failed',

@@ -1,5 +1,6 @@
 import { Inject, Injectable, Logger } from '@nestjs/common';
 import { sleep } from '../common/sleep.js';
+import { counted } from '../common/text.js';
 import { FutureCallEvents } from '../future-call.events.js';
 import { FUTURE_CALL_OPTIONS, type ResolvedOptions } from '../future-call.options.js';
 import {
@@ -160,6 +161,6 @@ export class FutureCallRescuer {
       return `"${name}" (id ${id}, attempt ${attempt}${label}${willRetry ? ', is tried again' : ''})`;
     });
     const more = calls.length > NAMED_CALLS ? ` and ${calls.length - NAMED_CALLS} more` : '';
-    return `Interrupted ${calls.length === 1 ? '1 call' : `${calls.length} calls`}: ${named.join(', ')}${more}.`;
+    return `Interrupted ${counted(calls.length, 'call')}: ${named.join(', ')}${more}.`;
   }
 }

@@ -1,3 +1,4 @@
+import ms from 'ms';
 import { LONGEST_BACKOFF, parseDuration, type Duration } from '../common/duration.js';
 import { DoNotRetryError, RetryError } from '../future-call.errors.js';
 import type { FutureCallHandlerOptions } from '../future-call.types.js';
@@ -21,6 +22,11 @@ export function nextAttempt(
   if (backoff.type === 'fixed') return { delay: parseDuration(backoff.delay) };
   const { delay = DEFAULT_BACKOFF.delay, max = DEFAULT_BACKOFF.max } = backoff;
   return exponential(attempt, parseDuration(delay), parseDuration(max));
+}
+
+/** For the log. */
+export function inWords(next: NextAttempt): string {
+  return 'at' in next ? `at ${next.at.toISOString()}` : `in ${ms(Math.round(next.delay))}`;
 }
 
 /** The second half at random, so that calls that failed together do not come back together. */

@@ -5,6 +5,7 @@ import {
   type OnApplicationBootstrap,
   type OnModuleDestroy,
 } from '@nestjs/common';
+import { counted } from '../common/text.js';
 import { FutureCallRegistry } from '../discovery/future-call.registry.js';
 import { FutureCallEvents } from '../future-call.events.js';
 import { FUTURE_CALL_OPTIONS, type ResolvedOptions } from '../future-call.options.js';
@@ -169,14 +170,16 @@ export class FutureCallRunner implements OnApplicationBootstrap, OnModuleDestroy
       }
     } catch (error) {
       // They are forgotten here: coming back releases them, or whoever rescues this instance interrupts them.
-      this.logger.warn(`Giving back ${calls.length} calls that had not started failed: ${String(error)}`);
+      this.logger.warn(
+        `Giving back ${counted(calls.length, 'call')} that had not started failed: ${String(error)}`,
+      );
     }
   }
 
   private async finishRunning(): Promise<void> {
     if (this.executor.running > 0) {
       this.logger.log(
-        `Waiting for ${this.executor.running} calls to finish, at most ${this.options.shutdownTimeout} ms.`,
+        `Waiting for ${counted(this.executor.running, 'call')} to finish, at most ${this.options.shutdownTimeout} ms.`,
       );
     }
     await withDeadline(this.options.shutdownTimeout, () => this.executor.idle());

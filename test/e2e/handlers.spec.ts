@@ -289,7 +289,7 @@ describe('a handler', () => {
     @FutureCall('throws')
     class Throws {
       invoke() {
-        throw new RangeError('out of stamps');
+        throw new RangeError('out of stamps', { cause: new Error('the post office is closed') });
       }
     }
     const logger = new LogLines();
@@ -303,6 +303,9 @@ describe('a handler', () => {
       `Future call "throws" (id ${first.id}, attempt 1, identifier "me") failed: out of stamps`,
     );
     expect(logger.lines).toContain(`Future call "throws" (id ${second.id}, attempt 1) failed: out of stamps`);
+    expect(logger.stacks[0]).toMatch(
+      /^RangeError: out of stamps\n +at [^]*\nCaused by: Error: the post office is closed\n +at /,
+    );
   });
 
   it('may use the service: a call schedules the next one', async () => {

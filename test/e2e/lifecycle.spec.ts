@@ -132,7 +132,7 @@ describe('while the app closes, a handler can use what it injects, and the data 
     const drains = signal();
     const logger = new ConsoleLogger();
     logger.log = (message: string) => {
-      if (message.startsWith('Waiting for 1 calls to finish')) drains.resolve();
+      if (message.startsWith('Waiting for 1 call to finish')) drains.resolve();
     };
     const app = await NestFactory.createApplicationContext(AppModule, { logger, abortOnError: false });
     onTestFinished(() => app.close());

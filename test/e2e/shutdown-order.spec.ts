@@ -82,7 +82,7 @@ it.each([
     await until(async () => events.includes('handler has started'), 'the handler has started');
     const closed = app.close();
     const isWaiting = async () =>
-      logger.lines.some((line) => line.startsWith('Waiting for 1 calls to finish'));
+      logger.lines.some((line) => line.startsWith('Waiting for 1 call to finish'));
     await until(isWaiting, 'the drain waits for the handler');
     release();
     await closed;

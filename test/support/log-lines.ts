@@ -4,6 +4,8 @@ import type { LoggerService } from '@nestjs/common';
 export class LogLines implements LoggerService {
   readonly lines: string[] = [];
   readonly warnings: string[] = [];
+  /** Of the errors. */
+  readonly stacks: string[] = [];
 
   log(message: unknown): void {
     this.lines.push(String(message));
@@ -13,7 +15,8 @@ export class LogLines implements LoggerService {
     this.warnings.push(String(message));
   }
 
-  error(message: unknown): void {
+  error(message: unknown, stack?: unknown): void {
     this.lines.push(String(message));
+    this.stacks.push(String(stack));
   }
 }
