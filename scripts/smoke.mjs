@@ -64,14 +64,14 @@ function run(script, env) {
     cwd: app,
     env: { ...process.env, ...env },
     stdio: ['ignore', 'inherit', 'inherit'],
-    timeout: 60_000,
+    timeout: 300_000,
   });
 }
 
 /** Without the driver it says which package is missing, and who misses it. */
 function missDriver() {
   fs.rmSync(path.join(app, 'node_modules/pg'));
-  const { stderr } = spawnSync(process.execPath, ['app.js'], { cwd: app, encoding: 'utf8', timeout: 60_000 });
+  const { stderr } = spawnSync(process.execPath, ['app.js'], { cwd: app, encoding: 'utf8', timeout: 300_000 });
   const expected = /Cannot find package 'pg' imported from .*nestjs-future-call/;
   if (!expected.test(stderr)) throw new Error(`Without pg it says\n${stderr}\nand not ${String(expected)}.`);
 }

@@ -20,7 +20,7 @@ beforeAll(async () => {
 afterAll(() => database.drop());
 
 describe('the code of the README', () => {
-  it('compiles, and its example does what it says, also after a restart', { timeout: 180_000 }, async () => {
+  it('compiles, and its example does what it says, also after a restart', async () => {
     const [example, commonJs, ...others] = await writePrograms();
     expect(await compile([example!, commonJs!, ...others])).toBe('');
 

@@ -27,7 +27,7 @@ interface Outbox {
   upcoming: UpcomingMail[];
 }
 
-describe('the sample', { timeout: 120_000 }, () => {
+describe('the sample', () => {
   // Whoever names a database may be on a machine that the embedded one does not run on.
   it.skipIf(process.env.DATABASE_URL)('brings its own database, and goes on after a restart', async () => {
     const env = { SAMPLE_DATA: await temporaryFolder(), DAY: '200ms' };
@@ -260,7 +260,7 @@ class Sample {
 
   async printed(fits: RegExp): Promise<RegExpExecArray> {
     const end = this.ended.then((code) => Promise.reject(new Error(`It ended (exit code ${code}).`)));
-    const found = until(async () => fits.exec(this.output), 'it prints that', 60_000);
+    const found = until(async () => fits.exec(this.output), 'it prints that');
     return Promise.race([found, end]).catch((error: unknown) => {
       throw new Error(`The sample has not printed ${fits}, but:\n${this.output}`, { cause: error });
     });
