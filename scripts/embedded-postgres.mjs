@@ -482,16 +482,20 @@ function allows(owner, test, file) {
 }
 
 /** @param {string} bin @param {string} name @param {string[]} args @param {Owner} owner */
-function run(bin, name, args, owner) {
+async function run(bin, name, args, owner) {
   // The environment must not redirect it (PGDATA, PGPORT, PGOPTIONS…), nor its language the output.
   const env = Object.fromEntries(Object.entries(process.env).filter(([key]) => !/^(PG|LC_|LANG)/.test(key)));
-  return command(path.join(bin, name + EXE), args, {
-    ...owner,
-    cwd: bin,
-    env: { ...env, LC_ALL: 'C' },
-    // Ctrl-C goes to the whole process group; what starts or stops the server must finish.
-    detached: name === 'pg_ctl' && !WINDOWS,
-  });
+  // Ctrl-C goes to the whole process group; what starts or stops the server must finish.
+  const detached = name === 'pg_ctl' && !WINDOWS;
+  const options = { ...owner, cwd: bin, env: { ...env, LC_ALL: 'C' }, detached };
+  for (;;) {
+    try {
+      return await command(path.join(bin, name + EXE), args, options);
+    } catch (error) {
+      // It came between the fork and the group of its own: nothing has run yet.
+      if (!detached || /** @type {{ signal?: string }} */ (error).signal !== 'SIGINT') throw error;
+    }
+  }
 }
 
 /**
@@ -513,7 +517,7 @@ function command(file, args, options = {}) {
     child.once('close', (code, signal) => {
       if (code === 0) return resolve(stdout.trim());
       const why = stderr.trim() || stdout.trim() || `ended with ${signal ?? `exit code ${code}`}`;
-      reject(Object.assign(new Error(`${path.basename(file)} ${args[0] ?? ''}: ${why}`), { code }));
+      reject(Object.assign(new Error(`${path.basename(file)} ${args[0] ?? ''}: ${why}`), { code, signal }));
     });
   });
 }

@@ -71,7 +71,11 @@ function run(script, env) {
 /** Without the driver it says which package is missing, and who misses it. */
 function missDriver() {
   fs.rmSync(path.join(app, 'node_modules/pg'));
-  const { stderr } = spawnSync(process.execPath, ['app.js'], { cwd: app, encoding: 'utf8', timeout: 300_000 });
+  const { stderr } = spawnSync(process.execPath, ['app.js'], {
+    cwd: app,
+    encoding: 'utf8',
+    timeout: 300_000,
+  });
   const expected = /Cannot find package 'pg' imported from .*nestjs-future-call/;
   if (!expected.test(stderr)) throw new Error(`Without pg it says\n${stderr}\nand not ${String(expected)}.`);
 }
