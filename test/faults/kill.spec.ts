@@ -6,8 +6,7 @@ import { answersTo, LOOK, RESCUE } from './support/evidence.js';
 import { figure, inWorld } from './support/in-world.js';
 import { RESCUE_AFTER, type World } from './support/world.js';
 
-/** At every point every process once: the two numbers have no divisor in common. */
-const KILLS = 15;
+const KILLS = 20;
 const PROCESSES = 3;
 
 /** Every process has a handler of its own beside the common one, so that a test can say who gets a call. */
@@ -160,6 +159,7 @@ describe('A process that is killed', () => {
         point.outcome === 'interrupted' ? targets[i]!.finishedAt - at : [],
       );
       expect(Math.min(...waits)).toBeGreaterThanOrEqual(RESCUE_AFTER);
+      expect(Math.max(...waits)).toBeLessThan(RESCUE_AFTER + 3_000);
       figure(`interrupted so many ms after the kill (rescueAfter ${RESCUE_AFTER})`, Math.max(...waits));
     }),
   );

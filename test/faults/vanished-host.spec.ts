@@ -10,6 +10,8 @@ const NAME = `fc${randomBytes(3).toString('hex')}`;
 // Two runs on one machine must not share a wire.
 const SUBNET = `10.213.${randomBytes(1)[0]}`;
 const [HERE, THERE] = [`${SUBNET}.1`, `${SUBNET}.2`];
+/** Milliseconds after which PostgreSQL ends a silent session by itself, at the least: keepalives must be sooner. */
+const IDLE_SESSION_TIMEOUT = 30_000;
 const ip = (...args: string[]) => execFileSync('ip', args, { stdio: 'pipe' });
 
 function canMakeHosts(): boolean {
@@ -49,6 +51,7 @@ describe.skipIf(!canMakeHosts())('A host that vanishes (network namespaces: root
         const [ended] = await world.untilEnded([id]);
         expect(ended).toMatchObject({ outcome: 'interrupted', attempt: 1 });
         figure('ms from the cut to the outcome', ended!.finishedAt - cutAt);
+        expect(ended!.finishedAt - cutAt).toBeLessThan(IDLE_SESSION_TIMEOUT);
         expect(await world.backendOf(instance)).toBeUndefined();
         const log = fs.readFileSync(path.join(server.dataDir, 'server.log'), 'utf8');
         expect(log).toMatch(/could not receive data from client/);
