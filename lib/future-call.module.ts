@@ -3,34 +3,34 @@ import { DiscoveryModule, ModulesContainer } from '@nestjs/core';
 import { getDataSourceToken, TypeOrmModule } from '@nestjs/typeorm';
 import type { DataSource } from 'typeorm';
 import { show } from './common/show.js';
-import { FutureCallExplorer } from './discovery/future-call.explorer.js';
-import { FutureCallRegistry } from './discovery/future-call.registry.js';
-import { futureCallEntities } from './future-call.entity.js';
-import { FutureCallOptionsError } from './future-call.errors.js';
-import { FutureCallEvents } from './future-call.events.js';
+import { FutureCallExplorer } from './handlers/future-call.explorer.js';
+import { FutureCallRegistry } from './handlers/future-call.registry.js';
+import { futureCallEntities } from './tables/future-call.entity.js';
+import { FutureCallOptionsError } from './contract/future-call.errors.js';
+import { FutureCallEvents } from './contract/future-call.events.js';
 import {
   ConfigurableModuleClass,
   MODULE_OPTIONS_TOKEN,
   type FutureCallModuleAsyncOptions,
   type FutureCallModuleExtras,
-} from './future-call.module-definition.js';
-import { refuseUnknown, requireObject } from './future-call.option-readers.js';
+} from './module/future-call.module-definition.js';
+import { refuseUnknown, requireObject } from './module/future-call.option-readers.js';
 import {
   FUTURE_CALL_DATA_SOURCE,
   FUTURE_CALL_OPTIONS,
   resolveOptions,
   type FutureCallModuleOptions,
   type FutureCallOptionsFactory,
-} from './future-call.options.js';
-import { FutureCallService } from './future-call.service.js';
-import { FutureCallWake } from './future-call.wake.js';
-import { FutureCallCompleter } from './runner/future-call.completer.js';
-import { FutureCallExecutor } from './runner/future-call.executor.js';
-import { FutureCallPoller } from './runner/future-call.poller.js';
-import { FutureCallPruner } from './runner/future-call.pruner.js';
-import { FutureCallRescuer } from './runner/future-call.rescuer.js';
-import { FutureCallRunner } from './runner/future-call.runner.js';
-import { FutureCallSlots } from './runner/future-call.slots.js';
+} from './module/future-call.options.js';
+import { FutureCallService } from './scheduling/future-call.service.js';
+import { FutureCallWake } from './contract/future-call.wake.js';
+import { FutureCallCompleter } from './engine/future-call.completer.js';
+import { FutureCallExecutor } from './engine/future-call.executor.js';
+import { FutureCallPoller } from './engine/future-call.poller.js';
+import { FutureCallPruner } from './engine/future-call.pruner.js';
+import { FutureCallRescuer } from './engine/future-call.rescuer.js';
+import { FutureCallRunner } from './engine/future-call.runner.js';
+import { FutureCallSlots } from './engine/future-call.slots.js';
 import { FutureCallEngineStore } from './store/future-call.engine-store.js';
 import { FutureCallInstanceStore } from './store/future-call.instance-store.js';
 import { FutureCallSchema } from './store/future-call.schema.js';

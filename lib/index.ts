@@ -2,10 +2,10 @@ export { FutureCallModule } from './future-call.module.js';
 export type {
   FutureCallModuleAsyncOptions,
   FutureCallModuleExtras,
-} from './future-call.module-definition.js';
-export type { FutureCallModuleOptions, FutureCallOptionsFactory } from './future-call.options.js';
-export { FutureCallService } from './future-call.service.js';
-export { FutureCall } from './future-call.decorator.js';
+} from './module/future-call.module-definition.js';
+export type { FutureCallModuleOptions, FutureCallOptionsFactory } from './module/future-call.options.js';
+export { FutureCallService } from './scheduling/future-call.service.js';
+export { FutureCall } from './handlers/future-call.decorator.js';
 export type {
   CallManyOptions,
   CancelOptions,
@@ -21,7 +21,7 @@ export type {
   NewFutureCall,
   ScheduledFutureCall,
   ScheduleOptions,
-} from './future-call.types.js';
+} from './contract/future-call.types.js';
 export type { Delay, DelayObject, Duration, DurationObject } from './common/duration.js';
 export type {
   FutureCallCancelled,
@@ -35,8 +35,8 @@ export type {
   FutureCallRescued,
   FutureCallScheduled,
   FutureCallStarted,
-} from './future-call.events.js';
-export type { FutureCallRequest } from './discovery/future-call.explorer.js';
+} from './contract/future-call.events.js';
+export type { FutureCallRequest } from './handlers/future-call.explorer.js';
 export {
   DoNotRetryError,
   FutureCallDataError,
@@ -48,12 +48,12 @@ export {
   FutureCallTimeError,
   RetryError,
   UnknownFutureCallError,
-} from './future-call.errors.js';
+} from './contract/future-call.errors.js';
 export {
   FutureCallEntity,
   futureCallEntities,
   FutureCallInstanceEntity,
   FutureCallOutcomeEntity,
   FutureCallRunningEntity,
-} from './future-call.entity.js';
-export { futureCallMigrations } from './migrations/future-call.migrations.js';
+} from './tables/future-call.entity.js';
+export { futureCallMigrations } from './tables/migrations/future-call.migrations.js';

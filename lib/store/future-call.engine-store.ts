@@ -1,8 +1,8 @@
 import { Inject, Injectable } from '@nestjs/common';
 import pg from 'pg';
 import { parseTimestamp } from '../common/timestamp.js';
-import { FUTURE_CALL_OPTIONS, type ResolvedOptions } from '../future-call.options.js';
-import type { FutureCallOutcome } from '../future-call.types.js';
+import { FUTURE_CALL_OPTIONS, type ResolvedOptions } from '../module/future-call.options.js';
+import type { FutureCallOutcome } from '../contract/future-call.types.js';
 import type { Row } from './future-call.connection.js';
 import { FutureCallSession } from './future-call.session.js';
 

@@ -1,5 +1,5 @@
 import { Inject, Injectable } from '@nestjs/common';
-import { FUTURE_CALL_OPTIONS, type ResolvedOptions } from '../future-call.options.js';
+import { FUTURE_CALL_OPTIONS, type ResolvedOptions } from '../module/future-call.options.js';
 import type { Query } from './future-call.connection.js';
 import { FutureCallSession } from './future-call.session.js';
 

@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { hostname } from 'node:os';
 import { sleep } from '../common/sleep.js';
-import { FutureCallSessionError } from '../future-call.errors.js';
+import { FutureCallSessionError } from '../contract/future-call.errors.js';
 import type { FutureCallConnection } from './future-call.connection.js';
 import type { EngineStatements } from './future-call.engine-sql.js';
 

@@ -1,16 +1,20 @@
 import { Inject, Injectable, Logger } from '@nestjs/common';
 import type { DataSource } from 'typeorm';
-import { futureCallEntities } from '../future-call.entity.js';
-import { FutureCallSchemaError } from '../future-call.errors.js';
+import { futureCallEntities } from '../tables/future-call.entity.js';
+import { FutureCallSchemaError } from '../contract/future-call.errors.js';
 import {
   FUTURE_CALL_DATA_SOURCE,
   FUTURE_CALL_OPTIONS,
   type ResolvedOptions,
-} from '../future-call.options.js';
-import { futureCallTables, type FutureCallTables } from '../future-call.tables.js';
-import { upgradeTables } from '../migrations/future-call.migration.js';
-import { futureCallMigrations } from '../migrations/future-call.migrations.js';
-import { findSchema, type FoundSchema, type RunStatement } from '../migrations/future-call.schema-version.js';
+} from '../module/future-call.options.js';
+import { futureCallTables, type FutureCallTables } from '../tables/future-call.tables.js';
+import { upgradeTables } from '../tables/migrations/future-call.migration.js';
+import { futureCallMigrations } from '../tables/migrations/future-call.migrations.js';
+import {
+  findSchema,
+  type FoundSchema,
+  type RunStatement,
+} from '../tables/migrations/future-call.schema-version.js';
 import { FutureCallConnection, type Query } from './future-call.connection.js';
 
 const OLDEST_POSTGRES = 140_000;

@@ -1,4 +1,4 @@
-import type { FutureCallTables } from '../future-call.tables.js';
+import type { FutureCallTables } from '../tables/future-call.tables.js';
 import type { Statement } from './future-call.connection.js';
 import { CALL, epochMilliseconds, notify, REPLACE_OUTCOME } from './future-call.sql.js';
 

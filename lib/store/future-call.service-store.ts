@@ -5,7 +5,7 @@ import {
   FUTURE_CALL_DATA_SOURCE,
   FUTURE_CALL_OPTIONS,
   type ResolvedOptions,
-} from '../future-call.options.js';
+} from '../module/future-call.options.js';
 import { FutureCallSchema } from './future-call.schema.js';
 import { serviceStatements, type NotifyMode, type ServiceStatement } from './future-call.service-sql.js';
 

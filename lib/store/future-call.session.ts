@@ -1,12 +1,12 @@
 import { Inject, Injectable, Logger } from '@nestjs/common';
 import type { DataSource } from 'typeorm';
 import { sleep } from '../common/sleep.js';
-import { FutureCallSessionError } from '../future-call.errors.js';
+import { FutureCallSessionError } from '../contract/future-call.errors.js';
 import {
   FUTURE_CALL_DATA_SOURCE,
   FUTURE_CALL_OPTIONS,
   type ResolvedOptions,
-} from '../future-call.options.js';
+} from '../module/future-call.options.js';
 import { FutureCallConnection, type Answer, type Query, type Statement } from './future-call.connection.js';
 import { FutureCallSchema } from './future-call.schema.js';
 import { engineStatements, type EngineStatements } from './future-call.engine-sql.js';

@@ -1,4 +1,4 @@
-import type { FutureCallTables } from '../future-call.tables.js';
+import type { FutureCallTables } from '../tables/future-call.tables.js';
 
 // What the statements of the service and of the engine have in common.
 

@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { futureCallTables } from '../../lib/future-call.tables.js';
+import { futureCallTables } from '../../lib/tables/future-call.tables.js';
 import { FutureCallConnection } from '../../lib/store/future-call.connection.js';
 import { configureSession } from '../../lib/store/future-call.session-settings.js';
 import { engineStatements } from '../../lib/store/future-call.engine-sql.js';

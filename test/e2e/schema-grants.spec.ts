@@ -1,7 +1,7 @@
 import pg from 'pg';
 import { beforeEach, describe, expect, it, onTestFinished } from 'vitest';
 import { FutureCall, type FutureCallHandler, type FutureCallModuleOptions } from '../../lib/index.js';
-import { futureCallTables, type FutureCallTables } from '../../lib/future-call.tables.js';
+import { futureCallTables, type FutureCallTables } from '../../lib/tables/future-call.tables.js';
 import { engineStatements } from '../../lib/store/future-call.engine-sql.js';
 import { serviceStatements } from '../../lib/store/future-call.service-sql.js';
 import { bootApp } from '../support/app.js';

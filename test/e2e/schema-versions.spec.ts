@@ -6,8 +6,8 @@ import {
   FutureCallSchemaError,
   type FutureCallHandler,
 } from '../../lib/index.js';
-import { futureCallTables } from '../../lib/future-call.tables.js';
-import { FutureCallMigration } from '../../lib/migrations/future-call.migration.js';
+import { futureCallTables } from '../../lib/tables/future-call.tables.js';
+import { FutureCallMigration } from '../../lib/tables/migrations/future-call.migration.js';
 import { bootApp, type BootOptions } from '../support/app.js';
 import { createDatabase, type TestDatabase } from '../support/database.js';
 import { LogLines } from '../support/log-lines.js';

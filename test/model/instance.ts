@@ -9,11 +9,11 @@ import {
   type FutureCallContext,
   type FutureCallHandler,
 } from '../../lib/index.js';
-import { FutureCallCompleter } from '../../lib/runner/future-call.completer.js';
-import { FutureCallExecutor } from '../../lib/runner/future-call.executor.js';
-import { FutureCallPoller } from '../../lib/runner/future-call.poller.js';
-import { FutureCallRescuer } from '../../lib/runner/future-call.rescuer.js';
-import { DEFAULT_BACKOFF } from '../../lib/runner/future-call.retry-policy.js';
+import { FutureCallCompleter } from '../../lib/engine/future-call.completer.js';
+import { FutureCallExecutor } from '../../lib/engine/future-call.executor.js';
+import { FutureCallPoller } from '../../lib/engine/future-call.poller.js';
+import { FutureCallRescuer } from '../../lib/engine/future-call.rescuer.js';
+import { DEFAULT_BACKOFF } from '../../lib/engine/future-call.retry-policy.js';
 import { FutureCallEngineStore } from '../../lib/store/future-call.engine-store.js';
 import { FutureCallInstanceStore } from '../../lib/store/future-call.instance-store.js';
 import { FutureCallSession } from '../../lib/store/future-call.session.js';

@@ -7,7 +7,7 @@ import {
   readTime,
   requireIdentifier,
   requireOptions,
-} from '../../lib/future-call.input.js';
+} from '../../lib/scheduling/future-call.input.js';
 
 /** What reading it throws, which must be of that class. */
 function refusal(read: () => unknown, type: new (message: string) => Error): string {

@@ -3,28 +3,28 @@ import path from 'node:path';
 import ts from 'typescript';
 import { describe, expect, it } from 'vitest';
 
-/** lib/ as the layout sees it: layer → what it may import beside itself. CONTRIBUTING.md explains the layers. */
-const LAYERS = {
-  index: ['module', 'runner', 'service', 'store', 'discovery', 'base', 'common'],
-  module: ['runner', 'service', 'store', 'discovery', 'base', 'common'],
-  runner: ['store', 'discovery', 'base', 'common'],
-  service: ['store', 'discovery', 'base', 'common'],
-  store: ['base', 'common'],
-  discovery: ['base', 'common'],
-  base: ['common'],
+/** lib/'s rooms, from the top down: who is in a room may import what is in the rooms below that it names. */
+const ROOMS = {
+  index: ['wiring', 'scheduling', 'engine', 'handlers', 'store', 'module', 'tables', 'contract', 'common'],
+  wiring: ['scheduling', 'engine', 'handlers', 'store', 'module', 'tables', 'contract', 'common'],
+  scheduling: ['handlers', 'store', 'module', 'tables', 'contract', 'common'],
+  engine: ['handlers', 'store', 'module', 'tables', 'contract', 'common'],
+  handlers: ['module', 'contract', 'common'],
+  store: ['module', 'tables', 'contract', 'common'],
+  module: ['contract', 'common'],
+  tables: ['contract', 'common'],
+  contract: ['common'],
   common: [],
 } satisfies Record<string, string[]>;
 
-type Layer = keyof typeof LAYERS;
+type Room = keyof typeof ROOMS;
 
-function layerOf(file: string): Layer {
+/** Where a file is; undefined when it is in no room: lib/ itself is no hall that everybody may fill. */
+function roomOf(file: string): Room | undefined {
   if (file === 'index.ts') return 'index';
-  const folder = /^(runner|store|discovery|common)\//.exec(file)?.[1];
-  if (folder) return folder as Layer;
-  if (/^future-call\.(?:[a-z-]*module(?:-definition)?)\.ts$/.test(file)) return 'module';
-  if (file === 'future-call.service.ts') return 'service';
-  // Types, errors, options, entities, events, the decorator, migrations: what everybody may import.
-  return 'base';
+  if (file === 'future-call.module.ts') return 'wiring';
+  const folder = /^([a-z]+)\//.exec(file)?.[1];
+  return folder !== undefined && Object.hasOwn(ROOMS, folder) ? (folder as Room) : undefined;
 }
 
 /** Every breach of the layout in these sources (path below lib/ → text). */
@@ -34,13 +34,17 @@ function findBreaches(sources: Record<string, string>): string[] {
   for (const [file, text] of Object.entries(sources)) {
     if (file.endsWith('/index.ts')) breaches.push(`${file}: only lib/index.ts is an index`);
     if (hasDefaultExport(text)) breaches.push(`${file}: has a default export`);
-    const layer = layerOf(file);
-    const allowed: string[] = LAYERS[layer];
+    const room = roomOf(file);
+    if (room === undefined) {
+      breaches.push(`${file}: is in no room`);
+      continue;
+    }
+    const allowed: string[] = ROOMS[room];
     for (const imported of imports.get(file) ?? []) {
-      const other = layerOf(imported);
+      const other = roomOf(imported);
       if (!(imported in sources)) breaches.push(`${file}: imports ${imported}, which is not in lib/`);
-      else if (other !== layer && !allowed.includes(other)) {
-        breaches.push(`${file}: ${layer} must not import ${other} (${imported})`);
+      else if (other !== undefined && other !== room && !allowed.includes(other)) {
+        breaches.push(`${file}: ${room} must not import ${other} (${imported})`);
       }
     }
   }
@@ -91,15 +95,16 @@ describe('the layout of lib/', () => {
   });
 
   it.each([
-    ['runner/a.ts', `import { A } from '../future-call.service.js';`, 'runner must not import service'],
-    ['runner/a.ts', `export * from '../future-call.module.js';`, 'runner must not import module'],
-    ['future-call.service.ts', `import type { A } from './runner/b.js';`, 'service must not import runner'],
-    ['store/a.ts', `import { A } from '../runner/b.js';`, 'store must not import runner'],
-    ['store/a.ts', `import { A } from '../discovery/b.js';`, 'store must not import discovery'],
-    ['discovery/a.ts', `const a = await import('../store/b.js');`, 'discovery must not import store'],
-    ['future-call.types.ts', `import { A } from './store/b.js';`, 'base must not import store'],
-    ['migrations/a.ts', `import { A } from '../store/b.js';`, 'base must not import store'],
-    ['common/a.ts', `import { A } from '../future-call.errors.js';`, 'common must not import base'],
+    ['engine/a.ts', `import { A } from '../scheduling/b.js';`, 'engine must not import scheduling'],
+    ['engine/a.ts', `export * from '../future-call.module.js';`, 'engine must not import wiring'],
+    ['scheduling/a.ts', `import type { A } from '../engine/b.js';`, 'scheduling must not import engine'],
+    ['store/a.ts', `import { A } from '../engine/b.js';`, 'store must not import engine'],
+    ['store/a.ts', `import { A } from '../handlers/b.js';`, 'store must not import handlers'],
+    ['handlers/a.ts', `const a = await import('../store/b.js');`, 'handlers must not import store'],
+    ['module/a.ts', `import { A } from '../tables/b.js';`, 'module must not import tables'],
+    ['contract/a.ts', `import { A } from '../store/b.js';`, 'contract must not import store'],
+    ['tables/migrations/a.ts', `import { A } from '../../store/b.js';`, 'tables must not import store'],
+    ['common/a.ts', `import { A } from '../contract/b.js';`, 'common must not import contract'],
     ['store/a.ts', `import { A } from '../index.js';`, 'store must not import index'],
     ['store/a.ts', `import { A } from '../../test/b.js';`, 'which is not in lib/'],
     ['common/c.ts', `import { B } from './b.js';`, 'cycle: common/b.ts → common/c.ts → common/b.ts'],
@@ -107,15 +112,18 @@ describe('the layout of lib/', () => {
     ['store/a.ts', 'export default class A {}', 'has a default export'],
     ['store/a.ts', 'class A {}\nexport { A as default };', 'has a default export'],
     ['store/index.ts', '', 'only lib/index.ts is an index'],
+    ['future-call.types.ts', '', 'is in no room'],
+    ['utils/a.ts', '', 'is in no room'],
   ])('would not be kept by %s with %s', (file, text, breach) => {
     const others = {
       'index.ts': `export * from './future-call.module.js';`,
-      'future-call.module.ts': `import { B } from './runner/b.js';`,
-      'future-call.service.ts': `import { B } from './store/b.js';`,
-      'future-call.errors.ts': '',
-      'runner/b.ts': `import { B } from '../store/b.js';`,
+      'future-call.module.ts': `import { B } from './engine/b.js';`,
+      'scheduling/b.ts': `import { B } from '../store/b.js';`,
+      'engine/b.ts': `import { B } from '../store/b.js';`,
       'store/b.ts': '',
-      'discovery/b.ts': '',
+      'handlers/b.ts': '',
+      'tables/b.ts': '',
+      'contract/b.ts': '',
       'common/b.ts': `import { C } from './c.js';`,
       'common/c.ts': '',
     };

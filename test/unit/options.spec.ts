@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { FutureCallOptionsError, type FutureCallModuleOptions } from '../../lib/index.js';
-import { DEFAULTS, resolveOptions, type ResolvedOptions } from '../../lib/future-call.options.js';
+import { DEFAULTS, resolveOptions, type ResolvedOptions } from '../../lib/module/future-call.options.js';
 
 const DAY = 86_400_000;
 

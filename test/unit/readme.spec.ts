@@ -3,10 +3,10 @@ import path from 'node:path';
 import vm from 'node:vm';
 import ts from 'typescript';
 import { describe, expect, it } from 'vitest';
-import { DEFAULTS, resolveOptions } from '../../lib/future-call.options.js';
+import { DEFAULTS, resolveOptions } from '../../lib/module/future-call.options.js';
 import * as library from '../../lib/index.js';
-import { DEFAULT_BACKOFF } from '../../lib/runner/future-call.retry-policy.js';
-import { MAX_PREFETCH } from '../../lib/runner/future-call.slots.js';
+import { DEFAULT_BACKOFF } from '../../lib/engine/future-call.retry-policy.js';
+import { MAX_PREFETCH } from '../../lib/engine/future-call.slots.js';
 import { parseDuration } from '../../lib/common/duration.js';
 import { codeBlocks, headings, read, ROOT, table, TESTED } from '../support/docs.js';
 
@@ -21,8 +21,8 @@ const manifest = JSON.parse(read('package.json')) as {
 describe('the options of the README', () => {
   const documented = table('README.md', 'Options').map(rowOf);
   const declared = [
-    ...membersOf('lib/future-call.options.ts', 'FutureCallModuleOptions'),
-    ...membersOf('lib/future-call.module-definition.ts', 'FutureCallModuleExtras'),
+    ...membersOf('lib/module/future-call.options.ts', 'FutureCallModuleOptions'),
+    ...membersOf('lib/module/future-call.module-definition.ts', 'FutureCallModuleExtras'),
   ];
 
   it('are all there are, in their order', () => {
@@ -54,7 +54,7 @@ describe('the options of the README', () => {
 
 describe('the options of a handler in the README', () => {
   const documented = table('README.md', 'Handlers').map(rowOf);
-  const declared = membersOf('lib/future-call.types.ts', 'FutureCallHandlerOptions');
+  const declared = membersOf('lib/contract/future-call.types.ts', 'FutureCallHandlerOptions');
 
   it('are all there are, with their defaults', () => {
     expect(documented.map(({ name }) => name)).toEqual(declared.map(({ name }) => name));
@@ -119,7 +119,7 @@ describe('what the README says', () => {
   });
 
   it('of events is all there is', () => {
-    const types = [...read('lib/future-call.events.ts').matchAll(/readonly type: '(\w+)'/g)].map(
+    const types = [...read('lib/contract/future-call.events.ts').matchAll(/readonly type: '(\w+)'/g)].map(
       ([, type]) => type,
     );
     expect(types.length).toBeGreaterThan(0);

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { nextAttempt } from '../../lib/runner/future-call.retry-policy.js';
+import { nextAttempt } from '../../lib/engine/future-call.retry-policy.js';
 import {
   DoNotRetryError,
   FutureCallTimeError,

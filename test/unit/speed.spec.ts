@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { FutureCallSpeed } from '../../lib/runner/future-call.speed.js';
+import { FutureCallSpeed } from '../../lib/engine/future-call.speed.js';
 
 /** A handler that ends `count` calls in so many milliseconds, and then has none. */
 function work(speed: FutureCallSpeed, from: number, count: number, milliseconds: number): number {

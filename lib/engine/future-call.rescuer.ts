@@ -1,8 +1,8 @@
 import { Inject, Injectable, Logger } from '@nestjs/common';
 import { sleep } from '../common/sleep.js';
 import { counted } from '../common/text.js';
-import { FutureCallEvents } from '../future-call.events.js';
-import { FUTURE_CALL_OPTIONS, type ResolvedOptions } from '../future-call.options.js';
+import { FutureCallEvents } from '../contract/future-call.events.js';
+import { FUTURE_CALL_OPTIONS, type ResolvedOptions } from '../module/future-call.options.js';
 import {
   FutureCallInstanceStore,
   type InterruptedCall,

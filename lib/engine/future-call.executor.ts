@@ -1,8 +1,8 @@
 import { AsyncResource } from 'node:async_hooks';
 import { Injectable, Logger } from '@nestjs/common';
 import { describeError, stackOf } from '../common/describe-error.js';
-import type { RegisteredHandler } from '../discovery/future-call.explorer.js';
-import { FutureCallEvents } from '../future-call.events.js';
+import type { RegisteredHandler } from '../handlers/future-call.explorer.js';
+import { FutureCallEvents } from '../contract/future-call.events.js';
 import type { AttemptEnd, ClaimedCall, NextAttempt } from '../store/future-call.engine-store.js';
 import { FutureCallSession } from '../store/future-call.session.js';
 import { FutureCallAttempt } from './future-call.attempt.js';

@@ -1,5 +1,5 @@
 import { parseTimestamp } from '../common/timestamp.js';
-import type { FutureCallContext } from '../future-call.types.js';
+import type { FutureCallContext } from '../contract/future-call.types.js';
 import type { ClaimedCall } from '../store/future-call.engine-store.js';
 
 /** One start of a call: what the handler gets to see of it. */

@@ -1,5 +1,5 @@
-import { LONGEST_BACKOFF, parseDuration, type Duration } from './common/duration.js';
-import { show } from './common/show.js';
+import { LONGEST_BACKOFF, parseDuration, type Duration } from '../common/duration.js';
+import { show } from '../common/show.js';
 
 /**
  * The base of every error this library throws itself. Errors of the database

@@ -6,10 +6,10 @@ import {
   type OnModuleDestroy,
 } from '@nestjs/common';
 import { counted } from '../common/text.js';
-import { FutureCallRegistry } from '../discovery/future-call.registry.js';
-import { FutureCallEvents } from '../future-call.events.js';
-import { FUTURE_CALL_OPTIONS, type ResolvedOptions } from '../future-call.options.js';
-import { FutureCallWake } from '../future-call.wake.js';
+import { FutureCallRegistry } from '../handlers/future-call.registry.js';
+import { FutureCallEvents } from '../contract/future-call.events.js';
+import { FUTURE_CALL_OPTIONS, type ResolvedOptions } from '../module/future-call.options.js';
+import { FutureCallWake } from '../contract/future-call.wake.js';
 import { FutureCallEngineStore } from '../store/future-call.engine-store.js';
 import { FutureCallInstanceStore } from '../store/future-call.instance-store.js';
 import { FutureCallSchema } from '../store/future-call.schema.js';

@@ -1,8 +1,8 @@
 import { Injectable } from '@nestjs/common';
 import { ContextIdFactory, DiscoveryService, ModuleRef } from '@nestjs/core';
-import { futureCallMark, FutureCallMetadata } from '../future-call.decorator.js';
-import { FutureCallHandlerError } from '../future-call.errors.js';
-import type { FutureCallContext, FutureCallHandlerOptions } from '../future-call.types.js';
+import { futureCallMark, FutureCallMetadata } from './future-call.decorator.js';
+import { FutureCallHandlerError } from '../contract/future-call.errors.js';
+import type { FutureCallContext, FutureCallHandlerOptions } from '../contract/future-call.types.js';
 
 /** A handler of this process, ready to be invoked. */
 export interface RegisteredHandler {

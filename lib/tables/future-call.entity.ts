@@ -1,5 +1,5 @@
 import { Column, Entity, Index, PrimaryColumn, PrimaryGeneratedColumn } from 'typeorm';
-import type { FutureCallErrorRecord, FutureCallOutcome } from './future-call.types.js';
+import type { FutureCallErrorRecord, FutureCallOutcome } from '../contract/future-call.types.js';
 
 // Every column states its name, so that a naming strategy that keeps given names changes none.
 

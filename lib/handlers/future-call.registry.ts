@@ -1,7 +1,7 @@
 import { Injectable } from '@nestjs/common';
 import { show } from '../common/show.js';
-import { futureCallMark } from '../future-call.decorator.js';
-import { FutureCallHandlerError, UnknownFutureCallError } from '../future-call.errors.js';
+import { futureCallMark } from './future-call.decorator.js';
+import { FutureCallHandlerError, UnknownFutureCallError } from '../contract/future-call.errors.js';
 import { FutureCallExplorer, type RegisteredHandler } from './future-call.explorer.js';
 
 /** The handlers of this process by name. */

@@ -1,5 +1,5 @@
-import type { Duration } from './common/duration.js';
-import { FutureCallOptionsError } from './future-call.errors.js';
+import type { Duration } from '../common/duration.js';
+import { FutureCallOptionsError } from '../contract/future-call.errors.js';
 import {
   boolean,
   concurrency,
@@ -10,7 +10,7 @@ import {
   requireObject,
   wrong,
 } from './future-call.option-readers.js';
-import type { FutureCallOutcome } from './future-call.types.js';
+import type { FutureCallOutcome } from '../contract/future-call.types.js';
 
 /** Options of `FutureCallModule.forRoot()`. Lengths of time take milliseconds, `'10s'` or `{ seconds: 10 }`. */
 export interface FutureCallModuleOptions {

@@ -5,7 +5,7 @@ import {
   FutureCallOutcomeEntity,
   FutureCallRunningEntity,
 } from './future-call.entity.js';
-import { FutureCallOptionsError } from './future-call.errors.js';
+import { FutureCallOptionsError } from '../contract/future-call.errors.js';
 
 /** One table: its bare name, and its path as SQL takes it, quoted and with its schema. */
 export interface FutureCallTable {

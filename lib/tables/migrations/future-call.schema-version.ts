@@ -1,4 +1,4 @@
-import { FutureCallSchemaError } from '../future-call.errors.js';
+import { FutureCallSchemaError } from '../../contract/future-call.errors.js';
 import type { FutureCallTable, FutureCallTables } from '../future-call.tables.js';
 
 /**

@@ -1,5 +1,5 @@
 import type { EntityManager } from 'typeorm';
-import type { Delay, Duration } from './common/duration.js';
+import type { Delay, Duration } from '../common/duration.js';
 
 /**
  * What survives the way through JSON unchanged. A type with a `Date`, a `Map`, a `bigint` or a function in it is

@@ -1,6 +1,6 @@
-import { parseDuration } from './common/duration.js';
-import { show } from './common/show.js';
-import { FutureCallOptionsError } from './future-call.errors.js';
+import { parseDuration } from '../common/duration.js';
+import { show } from '../common/show.js';
+import { FutureCallOptionsError } from '../contract/future-call.errors.js';
 
 // What an option may be. Each reader answers with the value as the library uses it, or throws FutureCallOptionsError,
 // naming the option, the value and what it takes.

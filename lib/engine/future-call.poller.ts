@@ -1,8 +1,8 @@
 import { Inject, Injectable, Logger } from '@nestjs/common';
 import { sleep } from '../common/sleep.js';
 import { parseTimestamp } from '../common/timestamp.js';
-import { FUTURE_CALL_OPTIONS, type ResolvedOptions } from '../future-call.options.js';
-import type { LocalPoller } from '../future-call.wake.js';
+import { FUTURE_CALL_OPTIONS, type ResolvedOptions } from '../module/future-call.options.js';
+import type { LocalPoller } from '../contract/future-call.wake.js';
 import {
   FutureCallEngineStore,
   type ClaimRequest,

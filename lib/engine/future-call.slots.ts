@@ -1,6 +1,6 @@
 import { Inject, Injectable } from '@nestjs/common';
-import type { RegisteredHandler } from '../discovery/future-call.explorer.js';
-import { FUTURE_CALL_OPTIONS, type ResolvedOptions } from '../future-call.options.js';
+import type { RegisteredHandler } from '../handlers/future-call.explorer.js';
+import { FUTURE_CALL_OPTIONS, type ResolvedOptions } from '../module/future-call.options.js';
 import type { ClaimedCall } from '../store/future-call.engine-store.js';
 import { FutureCallSpeed } from './future-call.speed.js';
 

@@ -1,11 +1,15 @@
 import { types } from 'node:util';
 import type { EntityManager } from 'typeorm';
-import { parseDelay, type ParsedDelay } from './common/duration.js';
-import { toJson } from './common/json.js';
-import { show } from './common/show.js';
-import { labelProblem } from './common/text.js';
-import { FutureCallDataError, FutureCallOptionsError, FutureCallTimeError } from './future-call.errors.js';
-import { refuseUnknown, requireObject } from './future-call.option-readers.js';
+import { parseDelay, type ParsedDelay } from '../common/duration.js';
+import { toJson } from '../common/json.js';
+import { show } from '../common/show.js';
+import { labelProblem } from '../common/text.js';
+import {
+  FutureCallDataError,
+  FutureCallOptionsError,
+  FutureCallTimeError,
+} from '../contract/future-call.errors.js';
+import { refuseUnknown, requireObject } from '../module/future-call.option-readers.js';
 
 // What a user passes to the service, read once and refused early: with an error of ours, naming the value and the cure.
 

@@ -1,7 +1,7 @@
 import { Inject, Injectable, Logger } from '@nestjs/common';
 import { sleep } from '../common/sleep.js';
-import { FUTURE_CALL_OPTIONS, type ResolvedOptions } from '../future-call.options.js';
-import type { FutureCallOutcome } from '../future-call.types.js';
+import { FUTURE_CALL_OPTIONS, type ResolvedOptions } from '../module/future-call.options.js';
+import type { FutureCallOutcome } from '../contract/future-call.types.js';
 import { FutureCallEngineStore } from '../store/future-call.engine-store.js';
 import { FutureCallSession } from '../store/future-call.session.js';
 import { PRUNE_BATCH } from '../store/future-call.engine-sql.js';

@@ -1,12 +1,12 @@
 import { Inject, Injectable } from '@nestjs/common';
 import type { Observable } from 'rxjs';
 import type { DataSource, EntityManager } from 'typeorm';
-import type { Delay } from './common/duration.js';
-import { show } from './common/show.js';
-import { labelProblem } from './common/text.js';
-import { FutureCallRegistry } from './discovery/future-call.registry.js';
-import { FutureCallError, FutureCallOptionsError } from './future-call.errors.js';
-import { FutureCallEvents, type FutureCallEvent } from './future-call.events.js';
+import type { Delay } from '../common/duration.js';
+import { show } from '../common/show.js';
+import { labelProblem } from '../common/text.js';
+import { FutureCallRegistry } from '../handlers/future-call.registry.js';
+import { FutureCallError, FutureCallOptionsError } from '../contract/future-call.errors.js';
+import { FutureCallEvents, type FutureCallEvent } from '../contract/future-call.events.js';
 import {
   readData,
   readDelay,
@@ -15,8 +15,12 @@ import {
   requireIdentifier,
   requireOptions,
 } from './future-call.input.js';
-import { refuseUnknown, requireObject } from './future-call.option-readers.js';
-import { FUTURE_CALL_DATA_SOURCE, FUTURE_CALL_OPTIONS, type ResolvedOptions } from './future-call.options.js';
+import { refuseUnknown, requireObject } from '../module/future-call.option-readers.js';
+import {
+  FUTURE_CALL_DATA_SOURCE,
+  FUTURE_CALL_OPTIONS,
+  type ResolvedOptions,
+} from '../module/future-call.options.js';
 import type {
   CallManyOptions,
   CancelOptions,
@@ -25,9 +29,9 @@ import type {
   NewFutureCall,
   ScheduledFutureCall,
   ScheduleOptions,
-} from './future-call.types.js';
-import { FutureCallWake } from './future-call.wake.js';
-import { FutureCallServiceStore, type NewCall } from './store/future-call.service-store.js';
+} from '../contract/future-call.types.js';
+import { FutureCallWake } from '../contract/future-call.wake.js';
+import { FutureCallServiceStore, type NewCall } from '../store/future-call.service-store.js';
 
 /** Schedules calls and cancels them. Inject it anywhere: the module is global. */
 @Injectable()

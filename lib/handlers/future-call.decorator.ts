@@ -1,22 +1,22 @@
 import { DiscoveryService } from '@nestjs/core';
-import { LONGEST_BACKOFF } from './common/duration.js';
-import { show } from './common/show.js';
-import { labelProblem } from './common/text.js';
-import { FutureCallHandlerError, FutureCallOptionsError } from './future-call.errors.js';
+import { LONGEST_BACKOFF } from '../common/duration.js';
+import { show } from '../common/show.js';
+import { labelProblem } from '../common/text.js';
+import { FutureCallHandlerError, FutureCallOptionsError } from '../contract/future-call.errors.js';
 import {
   attempts,
   concurrency,
   durationBetween,
   refuseUnknown,
   requireObject,
-} from './future-call.option-readers.js';
+} from '../module/future-call.option-readers.js';
 import type {
   FutureCallBackoff,
   FutureCallData,
   FutureCallHandlerClass,
   FutureCallHandlerOptions,
   JsonForm,
-} from './future-call.types.js';
+} from '../contract/future-call.types.js';
 
 /** What `@FutureCall()` writes on a class. */
 export interface FutureCallMark {
