@@ -22,6 +22,10 @@ import {
   type FutureCallModuleOptions,
   type FutureCallOptionsFactory,
 } from './module/future-call.options.js';
+import { FutureCallCanceller } from './scheduling/future-call.canceller.js';
+import { FutureCallManagers } from './scheduling/future-call.managers.js';
+import { FutureCallReader } from './scheduling/future-call.reader.js';
+import { FutureCallScheduler } from './scheduling/future-call.scheduler.js';
 import { FutureCallService } from './scheduling/future-call.service.js';
 import { FutureCallWake } from './contract/future-call.wake.js';
 import { FutureCallCompleter } from './engine/future-call.completer.js';
@@ -46,6 +50,10 @@ import { FutureCallSession } from './store/future-call.session.js';
     FutureCallRegistry,
     FutureCallSchema,
     FutureCallServiceStore,
+    FutureCallManagers,
+    FutureCallReader,
+    FutureCallScheduler,
+    FutureCallCanceller,
     FutureCallService,
     FutureCallWake,
     FutureCallEvents,

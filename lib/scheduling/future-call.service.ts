@@ -1,26 +1,7 @@
-import { Inject, Injectable } from '@nestjs/common';
+import { Injectable } from '@nestjs/common';
 import type { Observable } from 'rxjs';
-import type { DataSource, EntityManager } from 'typeorm';
 import type { Delay } from '../common/duration.js';
-import { show } from '../common/show.js';
-import { labelProblem } from '../common/text.js';
-import { FutureCallRegistry } from '../handlers/future-call.registry.js';
-import { FutureCallError, FutureCallOptionsError } from '../contract/future-call.errors.js';
 import { FutureCallEvents, type FutureCallEvent } from '../contract/future-call.events.js';
-import {
-  readData,
-  readDelay,
-  readIdentifier,
-  readTime,
-  requireIdentifier,
-  requireOptions,
-} from './future-call.input.js';
-import { refuseUnknown, requireObject } from '../module/future-call.option-readers.js';
-import {
-  FUTURE_CALL_DATA_SOURCE,
-  FUTURE_CALL_OPTIONS,
-  type ResolvedOptions,
-} from '../module/future-call.options.js';
 import type {
   CallManyOptions,
   CancelOptions,
@@ -30,18 +11,18 @@ import type {
   ScheduledFutureCall,
   ScheduleOptions,
 } from '../contract/future-call.types.js';
-import { FutureCallWake } from '../contract/future-call.wake.js';
-import { FutureCallServiceStore, type NewCall } from '../store/future-call.service-store.js';
+import { FutureCallCanceller } from './future-call.canceller.js';
+import { readDelay, readTime, requireIdentifier, requireOptions } from './future-call.input.js';
+import { FutureCallReader } from './future-call.reader.js';
+import { FutureCallScheduler } from './future-call.scheduler.js';
 
 /** Schedules calls and cancels them. Inject it anywhere: the module is global. */
 @Injectable()
 export class FutureCallService {
   constructor(
-    @Inject(FUTURE_CALL_DATA_SOURCE) private readonly dataSource: DataSource,
-    @Inject(FUTURE_CALL_OPTIONS) private readonly options: ResolvedOptions,
-    private readonly registry: FutureCallRegistry,
-    private readonly store: FutureCallServiceStore,
-    private readonly wake: FutureCallWake,
+    private readonly reader: FutureCallReader,
+    private readonly scheduler: FutureCallScheduler,
+    private readonly canceller: FutureCallCanceller,
     private readonly sink: FutureCallEvents,
   ) {}
 
@@ -83,7 +64,8 @@ export class FutureCallService {
     options: ScheduleOptions = {},
   ): Promise<ScheduledFutureCall> {
     requireOptions('callWithDelay', options, ['identifier', 'manager']);
-    return this.schedule(this.read(handler, data, readDelay(delay), options.identifier), options.manager);
+    const call = this.reader.read(handler, data, readDelay(delay), options.identifier);
+    return this.scheduler.schedule(call, options.manager);
   }
 
   /**
@@ -113,7 +95,8 @@ export class FutureCallService {
     options: ScheduleOptions = {},
   ): Promise<ScheduledFutureCall> {
     requireOptions('callAtTime', options, ['identifier', 'manager']);
-    return this.schedule(this.read(handler, data, readTime(time), options.identifier), options.manager);
+    const call = this.reader.read(handler, data, readTime(time), options.identifier);
+    return this.scheduler.schedule(call, options.manager);
   }
 
   /**
@@ -129,36 +112,7 @@ export class FutureCallService {
     options: CallManyOptions = {},
   ): Promise<ScheduledFutureCall[]> {
     requireOptions('callMany', options, ['manager']);
-    if (!Array.isArray(calls)) {
-      throw new FutureCallOptionsError(`callMany() takes an array of calls, not ${show(calls)}.`);
-    }
-    // Not map(), which passes over holes.
-    const read = Array.from(calls as readonly NewFutureCall<string>[], (call, i) =>
-      this.readOneOfMany(call, i),
-    );
-    if (read.length === 0) return [];
-    const manager = this.ownManager(options.manager);
-    const scheduled = await this.store.scheduleMany(
-      read,
-      this.isInTransaction(manager) ? 'always' : 'soon',
-      manager,
-    );
-    return scheduled.map(({ id, dueAt }, i) => this.accepted(read[i]!, id, dueAt));
-  }
-
-  private readOneOfMany(call: NewFutureCall<string>, index: number): NewCall {
-    try {
-      requireObject('A call', call);
-      refuseUnknown('A call', call, ['handler', 'data', 'delay', 'time', 'identifier']);
-      if ((call.delay === undefined) === (call.time === undefined)) {
-        throw new FutureCallOptionsError('A call has either a delay or a time.');
-      }
-      const due = call.time === undefined ? readDelay(call.delay) : readTime(call.time);
-      return this.read(call.handler, call.data, due, call.identifier);
-    } catch (error) {
-      if (error instanceof FutureCallError) error.message = `calls[${index}]: ${error.message}`;
-      throw error;
-    }
+    return this.scheduler.scheduleMany(this.reader.readMany(calls), options.manager);
   }
 
   /**
@@ -171,83 +125,6 @@ export class FutureCallService {
   async cancel(identifier: string, options: CancelOptions = {}): Promise<number> {
     requireIdentifier(identifier);
     requireOptions('cancel', options, ['manager']);
-    const cancelled = await this.store.cancel(identifier, this.ownManager(options.manager));
-    if (this.sink.observed) {
-      for (const { id, name } of cancelled) this.sink.emit({ type: 'cancelled', id, name, identifier });
-    }
-    return cancelled.length;
+    return this.canceller.cancel(identifier, options.manager);
   }
-
-  private async schedule(call: NewCall, given: EntityManager | undefined): Promise<ScheduledFutureCall> {
-    const manager = this.ownManager(given);
-    const mayCommitLate = this.isInTransaction(manager);
-    const wakesItself = !mayCommitLate && isDueNow(call.due) && this.wake.reserve(call.name);
-    const notify = mayCommitLate ? 'always' : wakesItself ? 'never' : 'soon';
-    const { id, dueAt } = await this.store.schedule(call, notify, manager).catch((error: unknown) => {
-      if (wakesItself) this.wake.giveBack(call.name);
-      throw error;
-    });
-    if (wakesItself) this.wake.scheduled(call.name, dueAt);
-    return this.accepted(call, id, dueAt);
-  }
-
-  private accepted({ name, identifier }: NewCall, id: string, dueAt: number): ScheduledFutureCall {
-    const scheduled = { id, name, identifier, dueAt: new Date(dueAt) };
-    if (this.sink.observed) this.sink.emit({ type: 'scheduled', ...scheduled });
-    return scheduled;
-  }
-
-  private read(handler: unknown, data: unknown, due: NewCall['due'], identifier: unknown): NewCall {
-    return { name: this.nameOf(handler), identifier: readIdentifier(identifier), data: readData(data), due };
-  }
-
-  /**
-   * A manager with a connection of its own may be in a transaction, of which TypeORM knows nothing if it was begun in
-   * SQL. typeorm-transactional keeps an ambient one behind `dataSource.manager`.
-   */
-  private isInTransaction(manager = this.dataSource.manager): boolean {
-    return manager.queryRunner !== undefined;
-  }
-
-  private nameOf(handler: unknown): string {
-    if (typeof handler === 'function') {
-      const name = this.registry.nameOf(handler);
-      this.requireKnown(name, handler);
-      return name;
-    }
-    const problem = labelProblem(handler);
-    if (problem !== undefined) {
-      throw new FutureCallOptionsError(
-        `The handler of a call is its class or its name, but ${show(handler)} ${problem}. Pass the class, or a name of 1 to 255 characters.`,
-      );
-    }
-    this.requireKnown(handler as string);
-    return handler as string;
-  }
-
-  private requireKnown(name: string, target?: { readonly name: string }): void {
-    if (!this.options.execute || this.options.unknownNames === 'accept') return;
-    this.registry.requireKnown(name, target);
-  }
-
-  /** The caller's manager, if it is one of our data source: a call in another database would be lost. */
-  private ownManager(manager: EntityManager | undefined): EntityManager | undefined {
-    if (manager === undefined) return undefined;
-    if (manager.dataSource !== this.dataSource) {
-      throw new FutureCallOptionsError(
-        `The manager belongs to another data source than the one that FutureCallModule uses. Pass a manager of that one, or none.`,
-      );
-    }
-    if (manager.queryRunner?.isReleased === true) {
-      throw new FutureCallOptionsError(
-        `The manager's transaction is over. Await scheduling and cancelling inside of the transaction.`,
-      );
-    }
-    return manager;
-  }
-}
-
-/** A time is not compared with this process's clock: it may be wrong. */
-function isDueNow(due: NewCall['due']): boolean {
-  return typeof due !== 'number' && due.months === 0 && due.milliseconds === 0;
 }
