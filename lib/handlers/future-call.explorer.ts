@@ -29,10 +29,7 @@ type HandlerClass = { readonly name: string; readonly prototype: Partial<Invocab
 /** Finds the providers marked `@FutureCall()` in all modules, and refuses those that cannot work. */
 @Injectable()
 export class FutureCallExplorer {
-  constructor(
-    private readonly discovery: DiscoveryService,
-    private readonly moduleRef: ModuleRef,
-  ) {}
+  constructor(private readonly discovery: DiscoveryService) {}
 
   /** Throws `FutureCallHandlerError`, naming the classes and the cure. */
   explore(): Map<string, RegisteredHandler> {
@@ -72,14 +69,20 @@ export class FutureCallExplorer {
     }
     if (isSingleton) return (data, call) => (wrapper.instance as Invocable).invoke(data, call);
 
+    const moduleRef = moduleRefOf(wrapper);
     return async (data, call) => {
       const request: FutureCallRequest = { data, call };
       const contextId = ContextIdFactory.getByRequest(request);
-      this.moduleRef.registerRequestByContextId(request, contextId);
-      const instance = await this.moduleRef.resolve<Invocable>(wrapper.token, contextId, { strict: false });
+      moduleRef.registerRequestByContextId(request, contextId);
+      const instance = await moduleRef.resolve<Invocable>(wrapper.token, contextId, { strict: true });
       return instance.invoke(data, call);
     };
   }
+}
+
+/** Of the provider's own module: another one may have another provider of that token. */
+function moduleRefOf({ host }: Wrapper): ModuleRef {
+  return host!.providers.get(ModuleRef)!.instance as ModuleRef;
 }
 
 /**

@@ -484,6 +484,33 @@ describe('a scoped handler', () => {
     expect(first.request!.data).toBe('a');
   });
 
+  it('is resolved in its own module, when another one has a handler of the same token', async () => {
+    const modules = [Scope.REQUEST, Scope.TRANSIENT].flatMap((scope) =>
+      ['left', 'right'].map((side) => {
+        @Injectable()
+        class Where {
+          readonly side = side;
+        }
+        @FutureCall(`${side} ${scope}`)
+        @Injectable({ scope })
+        class Handler {
+          constructor(private readonly where: Where) {}
+          invoke(data: unknown, { name }: FutureCallContext) {
+            report([data, name, this.where.side]);
+          }
+        }
+        @Module({ providers: [{ provide: `HANDLER ${scope}`, useClass: Handler }, Where] })
+        class Side {}
+        return { module: Side, name: `${side} ${scope}`, side };
+      }),
+    );
+    const { service } = await bootApp(database, { imports: modules.map(({ module }) => module) });
+    for (const { name, side } of modules) {
+      await service.callWithDelay(name, 'mine', 0);
+      expect(await nextReport()).toEqual(['mine', name, side]);
+    }
+  });
+
   it('whose constructor throws has failed', async () => {
     @FutureCall('broken')
     @Injectable({ scope: Scope.REQUEST })
