@@ -1,6 +1,5 @@
-import { setImmediate as nextTurn } from 'node:timers/promises';
 import { Injectable, Logger } from '@nestjs/common';
-import { sleep } from '../common/sleep.js';
+import { clearTimeout, nextTurn, setTimeout, sleep } from '../common/timers.js';
 import { FutureCallEngineStore, type AttemptEnd } from '../store/future-call.engine-store.js';
 import { FutureCallSession } from '../store/future-call.session.js';
 

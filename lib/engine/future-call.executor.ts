@@ -1,6 +1,7 @@
 import { AsyncResource } from 'node:async_hooks';
 import { Injectable, Logger } from '@nestjs/common';
 import { describeError, stackOf } from '../common/describe-error.js';
+import { setImmediate } from '../common/timers.js';
 import type { RegisteredHandler } from '../handlers/future-call.explorer.js';
 import { FutureCallEvents } from '../contract/future-call.events.js';
 import type { AttemptEnd, ClaimedCall, NextAttempt } from '../store/future-call.engine-store.js';

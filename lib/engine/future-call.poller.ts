@@ -1,6 +1,6 @@
 import { Inject, Injectable, Logger } from '@nestjs/common';
-import { sleep } from '../common/sleep.js';
 import { parseTimestamp } from '../common/timestamp.js';
+import { clearInterval, clearTimeout, monotonic, setInterval, setTimeout, sleep } from '../common/timers.js';
 import { FUTURE_CALL_OPTIONS, type ResolvedOptions } from '../module/future-call.options.js';
 import type { LocalPoller } from '../contract/future-call.wake.js';
 import {
@@ -214,7 +214,7 @@ export class FutureCallPoller implements LocalPoller {
   }
 
   private databaseClock(offset: number): number {
-    return performance.now() + offset;
+    return monotonic() + offset;
   }
 
   /** Sets the timer to a moment of the database's clock, unless it is set to an earlier one. The poll comes anyway. */

@@ -1,5 +1,5 @@
 import { Inject, Injectable, Logger } from '@nestjs/common';
-import { sleep } from '../common/sleep.js';
+import { sleep } from '../common/timers.js';
 import { FUTURE_CALL_OPTIONS, type ResolvedOptions } from '../module/future-call.options.js';
 import type { FutureCallOutcome } from '../contract/future-call.types.js';
 import { FutureCallEngineStore } from '../store/future-call.engine-store.js';

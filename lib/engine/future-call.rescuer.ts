@@ -1,6 +1,6 @@
 import { Inject, Injectable, Logger } from '@nestjs/common';
-import { sleep } from '../common/sleep.js';
 import { counted } from '../common/text.js';
+import { clearTimeout, monotonic, setTimeout, sleep } from '../common/timers.js';
 import { FutureCallEvents } from '../contract/future-call.events.js';
 import { FUTURE_CALL_OPTIONS, type ResolvedOptions } from '../module/future-call.options.js';
 import {
@@ -83,7 +83,7 @@ export class FutureCallRescuer {
 
   /** Looks, and rescues who is dead. All of it has a deadline: the look is the probe of the session. */
   private async look(): Promise<void> {
-    const sentAt = performance.now();
+    const sentAt = monotonic();
     const seen = await this.withinDeadline(() => this.store.look(this.looksAtEveryone()));
     const own = seen.find(({ id }) => id === this.session.instance.id);
     if (own?.holdsLock !== true) {
@@ -117,7 +117,7 @@ export class FutureCallRescuer {
     const without = seen.filter(({ holdsLock }) => !holdsLock);
     const ids = new Set(without.map(({ id }) => id));
     for (const id of this.missing.keys()) if (!ids.has(id)) this.missing.delete(id);
-    const answeredAt = performance.now();
+    const answeredAt = monotonic();
     return without.filter(({ id, host }) => {
       const missing = this.missing.get(id) ?? { since: answeredAt, looks: 0, hasRow: host !== null };
       missing.looks++;

@@ -6,6 +6,7 @@ import {
   type OnModuleDestroy,
 } from '@nestjs/common';
 import { counted } from '../common/text.js';
+import { clearTimeout, setTimeout } from '../common/timers.js';
 import { FutureCallRegistry } from '../handlers/future-call.registry.js';
 import { FutureCallEvents } from '../contract/future-call.events.js';
 import { FUTURE_CALL_OPTIONS, type ResolvedOptions } from '../module/future-call.options.js';

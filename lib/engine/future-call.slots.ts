@@ -1,4 +1,5 @@
 import { Inject, Injectable } from '@nestjs/common';
+import { monotonic } from '../common/timers.js';
 import type { RegisteredHandler } from '../handlers/future-call.explorer.js';
 import { FUTURE_CALL_OPTIONS, type ResolvedOptions } from '../module/future-call.options.js';
 import type { ClaimedCall } from '../store/future-call.engine-store.js';
@@ -61,7 +62,7 @@ export class FutureCallSlots {
 
   /** What may be claimed now, or undefined when it is not worth a statement yet. */
   capacity(): Capacity | undefined {
-    const now = performance.now();
+    const now = monotonic();
     let ahead = 0;
     let spokenFor = 0;
     for (const state of this.handlers.values()) {
@@ -88,7 +89,7 @@ export class FutureCallSlots {
 
   /** Queues claimed calls. */
   enqueue(calls: readonly ClaimedCall[]): void {
-    const now = performance.now();
+    const now = monotonic();
     for (const call of calls) {
       const state = this.handlers.get(call.name)!;
       state.speed.begin(now);
@@ -153,5 +154,5 @@ function freeSlots({ limit, running, queue }: HandlerSlots): number {
 }
 
 function restIfDone({ running, queue, speed }: HandlerSlots): void {
-  if (running === 0 && queue.length === 0) speed.pause(performance.now());
+  if (running === 0 && queue.length === 0) speed.pause(monotonic());
 }

@@ -4,6 +4,7 @@ import { parseDelay, type ParsedDelay } from '../common/duration.js';
 import { toJson } from '../common/json.js';
 import { show } from '../common/show.js';
 import { labelProblem } from '../common/text.js';
+import { wallClock } from '../common/timers.js';
 import {
   FutureCallDataError,
   FutureCallOptionsError,
@@ -67,7 +68,7 @@ export function readDelay(delay: unknown): ParsedDelay {
     if (error instanceof RangeError) throw new FutureCallTimeError(error.message, { cause: error });
     throw error;
   }
-  const due = new Date();
+  const due = new Date(wallClock());
   due.setUTCMonth(due.getUTCMonth() + parsed.months);
   // Invalid is too far, too.
   if (!(due.getTime() + parsed.milliseconds <= LATEST)) {

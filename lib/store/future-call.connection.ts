@@ -1,5 +1,7 @@
 import pg from 'pg';
 import type { DataSource } from 'typeorm';
+import { clearTimeout, monotonic, setTimeout } from '../common/timers.js';
+import { FutureCallSessionError } from '../contract/future-call.errors.js';
 
 /** A statement: `name` makes it a named prepared one. */
 export interface Statement {
@@ -32,6 +34,16 @@ const RAW_TYPES = { getTypeParser: () => (value: unknown) => value } as unknown 
  * calls are much to read. Since pg 8.23; an older one ignores it.
  */
 const PIPELINE = { pipeline: true };
+
+/** How long the server may take to let us in, in milliseconds. */
+const CONNECT_WITHIN = 10_000;
+
+function noAnswer(cause: unknown): FutureCallSessionError {
+  return new FutureCallSessionError(
+    `No connection to the database within ${CONNECT_WITHIN / 1_000} s. Is the server there, and does it answer?`,
+    { cause },
+  );
+}
 
 /**
  * One connection of our own, outside the app's pool, to where the data source's pool leads. Connecting, and a clean
@@ -70,19 +82,26 @@ export class FutureCallConnection {
       statement_timeout: undefined,
       lock_timeout: undefined,
       idle_in_transaction_session_timeout: undefined,
-      connectionTimeoutMillis: 10_000,
+      // The limit below is ours.
+      connectionTimeoutMillis: 0,
     });
     ignoreQueryTimeout(client);
     const connection = new FutureCallConnection(client);
+    let isLate = false;
     const giveUp = () => connection.destroy();
+    const deadline = setTimeout(() => {
+      isLate = true;
+      giveUp();
+    }, CONNECT_WITHIN);
     signal?.addEventListener('abort', giveUp);
     try {
       await client.connect();
       return connection;
     } catch (error) {
       connection.destroy();
-      throw error;
+      throw isLate ? noAnswer(error) : error;
     } finally {
+      clearTimeout(deadline);
       signal?.removeEventListener('abort', giveUp);
     }
   }
@@ -135,7 +154,7 @@ export class FutureCallConnection {
   }
 
   private async send({ name, text }: Statement, values: unknown[] = []): Promise<Answer> {
-    const sentAt = performance.now();
+    const sentAt = monotonic();
     const { rows, rowCount } = await this.client.query<Row>({
       ...(name === undefined ? {} : { name }),
       text,

@@ -1,6 +1,7 @@
 import { Inject, Injectable } from '@nestjs/common';
 import pg from 'pg';
 import { parseTimestamp } from '../common/timestamp.js';
+import { monotonic } from '../common/timers.js';
 import { FUTURE_CALL_OPTIONS, type ResolvedOptions } from '../module/future-call.options.js';
 import type { FutureCallOutcome } from '../contract/future-call.types.js';
 import type { Row } from './future-call.connection.js';
@@ -78,7 +79,7 @@ export class FutureCallEngineStore {
     const { id: instanceId } = this.session.instance;
     const claim = (this.claims = this.claims === LAST_CLAIM ? 1 : this.claims + 1);
     const { claim: plain, claimBesideTwins } = this.session.statements;
-    const statement = performance.now() < this.besideTwinsUntil ? claimBesideTwins : plain;
+    const statement = monotonic() < this.besideTwinsUntil ? claimBesideTwins : plain;
     let rows: Row[];
     let sentAt: number;
     try {
@@ -94,7 +95,7 @@ export class FutureCallEngineStore {
       ]));
     } catch (error) {
       if (statement === plain && isServerError(error, UNIQUE_VIOLATION)) {
-        this.besideTwinsUntil = performance.now() + TWINS_LAST;
+        this.besideTwinsUntil = monotonic() + TWINS_LAST;
         return this.claim(requests, limit);
       }
       // An error that the server sent is an answer: it has rolled back. Anything else leaves open what it did.

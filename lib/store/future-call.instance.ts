@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import { hostname } from 'node:os';
-import { sleep } from '../common/sleep.js';
+import { monotonic, sleep } from '../common/timers.js';
 import { FutureCallSessionError } from '../contract/future-call.errors.js';
 import type { FutureCallConnection } from './future-call.connection.js';
 import type { EngineStatements } from './future-call.engine-sql.js';
@@ -71,10 +71,10 @@ export class FutureCallInstance {
   /** Takes the lock again, on a new connection. False: it was rescued meanwhile, or is another's, and began anew. */
   async resume(connection: FutureCallConnection, signal: AbortSignal): Promise<boolean> {
     await this.sign(connection);
-    const giveUpAt = performance.now() + REFUSED_FOR;
+    const giveUpAt = monotonic() + REFUSED_FOR;
     while (!(await this.takeLock(connection))) {
       // Neither ours nor a rescuer's: somebody else lives under this id.
-      if (performance.now() > giveUpAt) return this.beginAnew(connection);
+      if (monotonic() > giveUpAt) return this.beginAnew(connection);
       // An old backend of ours still lives and does not know that its client is gone, or a rescuer is at work on us.
       await connection.query(this.statements.terminateOwnBackends, [this.tableOid, this.id, this.signedName]);
       await sleep(20, signal);

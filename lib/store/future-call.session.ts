@@ -1,6 +1,6 @@
 import { Inject, Injectable, Logger } from '@nestjs/common';
 import type { DataSource } from 'typeorm';
-import { sleep } from '../common/sleep.js';
+import { clearTimeout, monotonic, setTimeout, sleep } from '../common/timers.js';
 import { FutureCallSessionError } from '../contract/future-call.errors.js';
 import {
   FUTURE_CALL_DATA_SOURCE,
@@ -91,7 +91,7 @@ export class FutureCallSession {
    * `rescueAfter` ago, on a connection that holds the lock. Only then may a claimed call start.
    */
   get isTrusted(): boolean {
-    return this.isOpen && performance.now() - this.answeredAt < this.options.rescueAfter;
+    return this.isOpen && monotonic() - this.answeredAt < this.options.rescueAfter;
   }
 
   /** Connects, takes the liveness lock and registers. Throws what connecting throws, or `FutureCallSessionError`. */
@@ -212,7 +212,7 @@ export class FutureCallSession {
   }
 
   private use(connection: FutureCallConnection): void {
-    this.openedAt = performance.now();
+    this.openedAt = monotonic();
     connection.onNotification((payload) => this.listener.notified(payload));
     this.connection = connection;
     this.isKnown = true;
@@ -232,7 +232,7 @@ export class FutureCallSession {
     const { signal } = this.stopped;
     const longest = Math.min(MAX_BACKOFF, this.options.rescueAfter / 2);
     // A connection that broke as soon as it was made is one more failure, not a fresh start.
-    if (performance.now() - this.openedAt > STABLE_AFTER) this.failures = 0;
+    if (monotonic() - this.openedAt > STABLE_AFTER) this.failures = 0;
     const told = new Set<string>();
     for (;;) {
       // Full jitter: after a restart of the server all instances come back, and not at one instant.

@@ -2,7 +2,7 @@ import { describe, expect, it } from 'vitest';
 import { describeError, MAX_MESSAGE, MAX_STACK } from '../../lib/common/describe-error.js';
 import { parseDuration } from '../../lib/common/duration.js';
 import { show } from '../../lib/common/show.js';
-import { sleep } from '../../lib/common/sleep.js';
+import { sleep } from '../../lib/common/timers.js';
 import { labelProblem, textProblem } from '../../lib/common/text.js';
 import { parseTimestamp } from '../../lib/common/timestamp.js';
 

@@ -131,3 +131,34 @@ describe('the layout of lib/', () => {
     expect(findBreaches({ ...others, [file]: text }).join('\n')).toContain(breach);
   });
 });
+
+describe('timers and clocks', () => {
+  // What reads a clock, or sets a timer on whatever is global at that moment: a test of the app may have replaced it.
+  const TAKEN =
+    /\bnode:(?:timers|perf_hooks)|\bperformance\.|\bDate\.now\b|\bnew Date\(\)|\bAbortSignal\.timeout\b/;
+  const TIMERS = /\b(setTimeout|clearTimeout|setInterval|clearInterval|setImmediate)\(/g;
+
+  /** The timers that a source uses without importing ours. */
+  function foreign(text: string): string[] {
+    const [, imported = ''] = /import \{([^}]*)\} from '[./]+common\/timers\.js'/.exec(text) ?? [];
+    const names = imported.split(',').map((name) => name.trim());
+    return [...text.matchAll(TIMERS)].map(([, name]) => name!).filter((name) => !names.includes(name));
+  }
+
+  it('come from common/timers.ts alone, which takes them when it is loaded', () => {
+    const { 'common/timers.ts': timers, ...others } = readSources(
+      path.resolve(import.meta.dirname, '../../lib'),
+    );
+    expect(timers).toMatch(TAKEN);
+    const code = Object.entries(others).map(([file, text]) => [file, withoutComments(text)] as const);
+    expect(code.filter(([, text]) => TAKEN.test(text)).map(([file]) => file)).toEqual([]);
+    expect(
+      code.map(([file, text]) => [file, foreign(text)]).filter(([, names]) => names!.length > 0),
+    ).toEqual([]);
+    expect(foreign('setTimeout(work, 1)')).toEqual(['setTimeout']);
+  });
+});
+
+function withoutComments(text: string): string {
+  return text.replaceAll(/\/\*[^]*?\*\/|\/\/.*$/gm, '');
+}
