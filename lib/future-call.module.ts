@@ -35,6 +35,7 @@ import { FutureCallPruner } from './engine/future-call.pruner.js';
 import { FutureCallRescuer } from './engine/future-call.rescuer.js';
 import { FutureCallRunner } from './engine/future-call.runner.js';
 import { FutureCallSlots } from './engine/future-call.slots.js';
+import { FutureCallClock } from './store/future-call.clock.js';
 import { FutureCallEngineStore } from './store/future-call.engine-store.js';
 import { FutureCallInstanceStore } from './store/future-call.instance-store.js';
 import { FutureCallSchema } from './store/future-call.schema.js';
@@ -48,6 +49,7 @@ import { FutureCallSession } from './store/future-call.session.js';
     { provide: FUTURE_CALL_OPTIONS, inject: [MODULE_OPTIONS_TOKEN], useFactory: resolveOptions },
     FutureCallExplorer,
     FutureCallRegistry,
+    FutureCallClock,
     FutureCallSchema,
     FutureCallServiceStore,
     FutureCallManagers,
@@ -62,6 +64,7 @@ import { FutureCallSession } from './store/future-call.session.js';
     FUTURE_CALL_OPTIONS,
     FUTURE_CALL_DATA_SOURCE,
     FutureCallRegistry,
+    FutureCallClock,
     FutureCallSchema,
     FutureCallService,
     FutureCallWake,

@@ -1,11 +1,13 @@
 import type { FutureCallTables } from '../tables/future-call.tables.js';
+import type { SqlTime } from './future-call.clock.js';
 import type { Statement } from './future-call.connection.js';
 import {
   CALL,
   epochMilliseconds,
   escape,
-  NOW_AS_ISO,
+  momentAsIso,
   notify,
+  withNamesOfTexts,
   REPLACE_OUTCOME,
   UNLESS_PENDING,
 } from './future-call.sql.js';
@@ -23,7 +25,7 @@ export const PRUNE_BATCH = 1_000;
 export type EngineStatements = ReturnType<typeof engineStatements>;
 
 /** Statements of the engine. They run on the instance's session and nowhere else. */
-export function engineStatements(tables: FutureCallTables) {
+export function engineStatements(tables: FutureCallTables, time: SqlTime) {
   const { pending, running, outcome, instance } = tables;
 
   // How an ending statement finds its rows, given claim tokens in three parallel arrays: $1, $2 and $3. Plain equality
@@ -52,14 +54,14 @@ export function engineStatements(tables: FutureCallTables) {
     select id, name, null, null from returned union all ${notifyReturned}`;
 
   const withError = (error: string) => `coalesce(gone.errors, '[]') || ${error}`;
-  const timed = (error: string) => `(${error}::jsonb || jsonb_build_object('at', ${NOW_AS_ISO}))`;
+  const timed = (error: string) => `(${error}::jsonb || jsonb_build_object('at', ${momentAsIso(time)}))`;
 
   /** Writes outcomes of the calls in `from`, which knows who ran them. */
   const recordEnd = (outcomeOf: string, errorsOf: string, from: string) => `
     insert into ${outcome.path} (call_id, attempt, name, identifier, data, due_at, created_at, outcome, errors,
       instance_id, claim, host, pid, started_at, finished_at)
     select id, attempt, name, identifier, data, due_at, created_at, ${outcomeOf}, ${errorsOf},
-      instance_id, claim, host, pid, claimed_at, clock_timestamp()
+      instance_id, claim, host, pid, claimed_at, ${time.moment}
     from ${from} ${REPLACE_OUTCOME}`;
 
   /**
@@ -81,29 +83,29 @@ export function engineStatements(tables: FutureCallTables) {
         cross join lateral (
           select id from ${pending.path} call
           where call.name = handler.name
-            and (call.due_at, call.id) > (handler.since_due, handler.since_id) and call.due_at <= now() ${unless}
+            and (call.due_at, call.id) > (handler.since_due, handler.since_id) and call.due_at <= ${time.now} ${unless}
           order by call.due_at, call.id limit handler.free for update of call skip locked
         ) due
         limit $5::int
       )) and pg_backend_pid() = $8::int
       returning id, attempt, ${CALL}
     ), claimed as (
-      insert into ${running.path} (id, attempt, instance_id, claim, ${CALL})
-      select id, least(attempt, 2147483646) + 1, $6::int, $7::int, ${CALL} from moved
+      insert into ${running.path} (id, attempt, instance_id, claim, claimed_at, ${CALL})
+      select id, least(attempt, 2147483646) + 1, $6::int, $7::int, ${time.now}, ${CALL} from moved
       returning id, name, identifier, data, due_at, attempt
     )
     select id, name, identifier, data, due_at, attempt from claimed
     union all
-    select null, pg_backend_pid()::text, (extract(epoch from now()) * 1000)::text, null, (
+    select null, pg_backend_pid()::text, (extract(epoch from ${time.now}) * 1000)::text, null, (
       select min(next.due_at) from unnest($1::text[]) as handler (name)
       cross join lateral (
         select due_at from ${pending.path} call
-        where call.name = handler.name and call.due_at > now() and call.due_at < 'infinity'
+        where call.name = handler.name and call.due_at > ${time.now} and call.due_at < 'infinity'
         order by call.due_at limit 1
       ) next
     ), null`;
 
-  return {
+  return withNamesOfTexts({
     newInstanceId: {
       text: `select nextval(pg_get_serial_sequence('${escape(instance.path)}', 'id'))::int, '${escape(instance.path)}'::regclass::oid::bigint`,
     },
@@ -112,7 +114,8 @@ export function engineStatements(tables: FutureCallTables) {
     unlock: { text: `select pg_advisory_unlock($1::int, $2::int)` },
     listen: (oid: number): Statement => ({ text: `listen "future_call_${oid}"` }),
     register: {
-      text: `insert into ${instance.path} (id, host, pid, poll_interval, handlers) values ($1, $2, $3, $4, $5::text::jsonb) returning started_at::text`,
+      text: `insert into ${instance.path} (id, host, pid, poll_interval, handlers, started_at)
+        values ($1, $2, $3, $4, $5::text::jsonb, ${time.now}) returning started_at::text`,
     },
     /** Ends whoever holds the lock of instance $2 and has signed with its name, $3: not a rescuer. $1 the table's oid. */
     terminateOwnBackends: {
@@ -186,7 +189,7 @@ export function engineStatements(tables: FutureCallTables) {
         ), returned as (
           insert into ${pending.path} (id, attempt, name, identifier, data, due_at, errors, created_at)
           select id, attempt, name, identifier, data,
-            coalesce('epoch'::timestamptz + at * interval '1 millisecond', clock_timestamp() + delay * interval '1 millisecond'),
+            coalesce('epoch'::timestamptz + at * interval '1 millisecond', ${time.moment} + delay * interval '1 millisecond'),
             ${withError(timed('gone.error'))}, created_at
           from gone ${UNLESS_PENDING} returning id, name, due_at
         )
@@ -199,7 +202,7 @@ export function engineStatements(tables: FutureCallTables) {
     correct: {
       name: 'future_call_correct',
       text: `
-        update ${outcome.path} o set finished_at = clock_timestamp(),
+        update ${outcome.path} o set finished_at = ${time.moment},
           outcome = case when token.error is null then 'completed' else 'failed' end,
           errors = case
             when token.error is not null then (o.errors - -1) || ${timed('token.error')}
@@ -255,12 +258,12 @@ export function engineStatements(tables: FutureCallTables) {
           delete from ${running.path} where instance_id = $1::int returning ${RUNNING()}
         ), judged as (
           select ${RUNNING('gone')}, i.host, i.pid, coalesce((i.handlers ->> gone.name)::int > gone.attempt, false) as again,
-            ${withError(`jsonb_build_object('attempt', gone.attempt, 'at', ${NOW_AS_ISO}, 'name', 'Interrupted', 'message', $2::text)`)} as history
+            ${withError(`jsonb_build_object('attempt', gone.attempt, 'at', ${momentAsIso(time)}, 'name', 'Interrupted', 'message', $2::text)`)} as history
           from gone left join ${instance.path} i on i.id = gone.instance_id
         ), returned as (
           insert into ${pending.path} (id, attempt, name, identifier, data, due_at, errors, created_at)
           select id, attempt, name, identifier, data,
-            clock_timestamp() + least($4::float8, $3::float8 * power(2, least(attempt - 1, 60))) * interval '1 millisecond',
+            ${time.moment} + least($4::float8, $3::float8 * power(2, least(attempt - 1, 60))) * interval '1 millisecond',
             history, created_at
           from judged where again ${UNLESS_PENDING} returning id, name, due_at
         ), ended as (
@@ -274,7 +277,7 @@ export function engineStatements(tables: FutureCallTables) {
       text: `
         delete from ${outcome.path} where call_id = any (array(
           select call_id from ${outcome.path}
-          where outcome = $1::text and finished_at < now() - $2::float8 * interval '1 millisecond'
+          where outcome = $1::text and finished_at < ${time.now} - $2::float8 * interval '1 millisecond'
             and (select pg_try_advisory_xact_lock($3::int, 0))
           order by finished_at limit ${PRUNE_BATCH}
         ))`,
@@ -293,5 +296,5 @@ export function engineStatements(tables: FutureCallTables) {
         limit 20`,
     },
     removeInstance: { text: `delete from ${instance.path} where id = $1` },
-  };
+  });
 }

@@ -24,10 +24,14 @@ export class FutureCallInstance {
 
   /** `handlers`: names, and how many attempts each allows. */
   constructor(
-    private readonly statements: EngineStatements,
+    private readonly statementsNow: () => EngineStatements,
     private readonly pollInterval: number,
     private readonly handlers: Readonly<Record<string, number>>,
   ) {}
+
+  private get statements(): EngineStatements {
+    return this.statementsNow();
+  }
 
   get id(): number {
     return this.#id;

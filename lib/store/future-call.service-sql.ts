@@ -1,6 +1,7 @@
 import type { FutureCallTables } from '../tables/future-call.tables.js';
+import type { SqlTime } from './future-call.clock.js';
 import type { Statement } from './future-call.connection.js';
-import { CALL, epochMilliseconds, notify, REPLACE_OUTCOME } from './future-call.sql.js';
+import { CALL, epochMilliseconds, notify, REPLACE_OUTCOME, withNamesOfTexts } from './future-call.sql.js';
 
 /** When to notify, as the statements take it: see `scheduleAfter`. */
 export type NotifyMode = 'always' | 'soon' | 'never';
@@ -13,21 +14,21 @@ export interface ServiceStatement extends Statement {
 }
 
 /** Statements of scheduling and cancelling. They run on the app's own connections. */
-export function serviceStatements(tables: FutureCallTables) {
+export function serviceStatements(tables: FutureCallTables, time: SqlTime) {
   const { pending, outcome, instance } = tables;
 
   // 'soon' notifies only for a call that is due before the next poll of the laziest instance, and a second more for the
   // time that this statement takes to commit. Calls further away are found by the polls, and a commit that notifies
   // takes a lock that all such commits share.
   const isWorthNotifying = (mode: string, dueAt: string) =>
-    `(${mode} = 'always' or (${mode} = 'soon' and ${dueAt} < now() + (
+    `(${mode} = 'always' or (${mode} = 'soon' and ${dueAt} < ${time.now} + (
       select max(poll_interval) + 1000 from ${instance.path}) * interval '1 millisecond'))`;
 
   // The insert and its notification are one statement: one round trip, and no moment in between to crash in.
   const schedule = (dueAt: string) => `
     with scheduled as (
-      insert into ${pending.path} (name, identifier, data, due_at)
-      values ($1, $2, $3::text::jsonb, ${dueAt})
+      insert into ${pending.path} (name, identifier, data, due_at, created_at)
+      values ($1, $2, $3::text::jsonb, ${dueAt}, ${time.now})
       returning id, name, due_at
     )
     select id::text as id, ${epochMilliseconds('due_at')}::text as due,
@@ -39,13 +40,13 @@ export function serviceStatements(tables: FutureCallTables) {
    * connection has. The column keeps milliseconds: rounding down would make a call early, so microseconds are added.
    */
   const afterDelay = (months: string, milliseconds: string, microseconds: string) =>
-    `date_trunc('milliseconds', ((clock_timestamp() at time zone 'UTC') + make_interval(months => ${months})
+    `date_trunc('milliseconds', ((${time.moment} at time zone 'UTC') + make_interval(months => ${months})
       + ${milliseconds} * interval '1 millisecond' + ${microseconds} * interval '1 microsecond') at time zone 'UTC')`;
   const atTime = (milliseconds: string) =>
     `'epoch'::timestamptz + ${milliseconds} * interval '1 millisecond'`;
 
   const inserting = `insert into ${pending.name}`;
-  return {
+  return withNamesOfTexts({
     /** $5 months, $6 milliseconds, $7 microseconds to add before they are cut off. */
     scheduleAfter: {
       name: 'future_call_schedule_after',
@@ -68,9 +69,10 @@ export function serviceStatements(tables: FutureCallTables) {
       summary: inserting,
       text: `
         with scheduled as (
-          insert into ${pending.path} (name, identifier, data, due_at)
+          insert into ${pending.path} (name, identifier, data, due_at, created_at)
           select name, identifier, data::jsonb,
-            case when at is null then ${afterDelay('months', 'milliseconds', 'microseconds')} else ${atTime('at')} end
+            case when at is null then ${afterDelay('months', 'milliseconds', 'microseconds')} else ${atTime('at')} end,
+            ${time.now}
           from unnest($1::text[], $2::text[], $3::text[], $4::int[], $5::float8[], $6::int[], $7::float8[])
             with ordinality as given (name, identifier, data, months, milliseconds, microseconds, at, position)
           order by position
@@ -102,8 +104,8 @@ export function serviceStatements(tables: FutureCallTables) {
       text: `
         with cancelled as (delete from ${pending.path} where identifier = $1 returning *)
         insert into ${outcome.path} (call_id, attempt, ${CALL}, outcome, finished_at)
-        select id, attempt, ${CALL}, 'cancelled', clock_timestamp() from cancelled ${REPLACE_OUTCOME}
+        select id, attempt, ${CALL}, 'cancelled', ${time.moment} from cancelled ${REPLACE_OUTCOME}
         returning call_id::text as id, name`,
     },
-  } as const satisfies Record<string, ServiceStatement>;
+  } satisfies Record<string, ServiceStatement>);
 }

@@ -6,6 +6,7 @@ import {
   FUTURE_CALL_OPTIONS,
   type ResolvedOptions,
 } from '../module/future-call.options.js';
+import { FutureCallClock, perTime } from './future-call.clock.js';
 import { FutureCallSchema } from './future-call.schema.js';
 import { serviceStatements, type NotifyMode, type ServiceStatement } from './future-call.service-sql.js';
 
@@ -36,6 +37,7 @@ export class FutureCallServiceStore {
     @Inject(FUTURE_CALL_DATA_SOURCE) private readonly dataSource: DataSource,
     @Inject(FUTURE_CALL_OPTIONS) private readonly options: ResolvedOptions,
     private readonly schema: FutureCallSchema,
+    private readonly clock: FutureCallClock,
   ) {}
 
   /** Inserts a call, and notifies if need be. Answers with its id and when it is due, in milliseconds since 1970. */
@@ -110,9 +112,10 @@ export class FutureCallServiceStore {
   }
 
   private async statements() {
-    return (this.cached ??= serviceStatements(await this.schema.ready()));
+    const tables = await this.schema.ready();
+    return (this.built ??= perTime(this.clock, (time) => serviceStatements(tables, time)))();
   }
-  private cached?: ReturnType<typeof serviceStatements>;
+  private built?: () => ReturnType<typeof serviceStatements>;
 
   private run(
     { name, text, summary }: ServiceStatement,

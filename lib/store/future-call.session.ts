@@ -7,6 +7,7 @@ import {
   FUTURE_CALL_OPTIONS,
   type ResolvedOptions,
 } from '../module/future-call.options.js';
+import { FutureCallClock, perTime } from './future-call.clock.js';
 import { FutureCallConnection, type Answer, type Query, type Statement } from './future-call.connection.js';
 import { FutureCallSchema } from './future-call.schema.js';
 import { engineStatements, type EngineStatements } from './future-call.engine-sql.js';
@@ -53,7 +54,7 @@ export class FutureCallSession {
   private readonly stopped = new AbortController();
   private connection?: FutureCallConnection | undefined;
   private listener!: SessionListener;
-  private statementsOf!: EngineStatements;
+  private statementsOf!: () => EngineStatements;
   private self!: FutureCallInstance;
   /** Whether the listener knows of this instance: it does not of one that an attempt to reconnect has just become. */
   private isKnown = false;
@@ -67,6 +68,7 @@ export class FutureCallSession {
     @Inject(FUTURE_CALL_DATA_SOURCE) private readonly dataSource: DataSource,
     @Inject(FUTURE_CALL_OPTIONS) private readonly options: ResolvedOptions,
     private readonly schema: FutureCallSchema,
+    private readonly clock: FutureCallClock,
   ) {}
 
   get instance(): FutureCallInstance {
@@ -75,7 +77,7 @@ export class FutureCallSession {
 
   /** The statements, with the tables' names in them. */
   get statements(): EngineStatements {
-    return this.statementsOf;
+    return this.statementsOf();
   }
 
   get backendPid(): number {
@@ -97,8 +99,9 @@ export class FutureCallSession {
   /** Connects, takes the liveness lock and registers. Throws what connecting throws, or `FutureCallSessionError`. */
   async start(handlers: Record<string, number>, listener: SessionListener): Promise<void> {
     this.listener = listener;
-    this.statementsOf = engineStatements(await this.schema.ready());
-    this.self = new FutureCallInstance(this.statements, this.options.pollInterval, handlers);
+    const tables = await this.schema.ready();
+    this.statementsOf = perTime(this.clock, (time) => engineStatements(tables, time));
+    this.self = new FutureCallInstance(this.statementsOf, this.options.pollInterval, handlers);
     this.use(await this.open((connection) => this.self.begin(connection)));
   }
 

@@ -1,4 +1,6 @@
+import { createHash } from 'node:crypto';
 import type { FutureCallTables } from '../tables/future-call.tables.js';
+import type { SqlTime } from './future-call.clock.js';
 
 // What the statements of the service and of the engine have in common.
 
@@ -20,7 +22,25 @@ const channel = ({ instance }: FutureCallTables) =>
 export const escape = (text: string) => text.replaceAll("'", "''");
 
 /** ISO 8601 in UTC, as in `errors[].at`. By the database's clock, as every time that we store. */
-export const NOW_AS_ISO = `to_char(clock_timestamp() at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')`;
+export const momentAsIso = ({ moment }: SqlTime) =>
+  `to_char(${moment} at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')`;
+
+/**
+ * Statements whose names, where they have one, end in a hash of their text. Two apps with tables of their own may share a
+ * connection of a pooler, and whoever prepares a name there first decides what it means; and when the clock was moved,
+ * the text is another one.
+ */
+export function withNamesOfTexts<S extends Record<string, object>>(statements: S): S {
+  const named = Object.entries(statements).map(([key, statement]) => {
+    // One that is made when it is asked for, a function, has a name of its own and no text.
+    const { name, text } = statement as { name?: string; text?: string };
+    const isPrepared = name !== undefined && text !== undefined;
+    return [key, isPrepared ? { ...statement, name: `${name}_${hash(text)}` } : statement];
+  });
+  return Object.fromEntries(named) as S;
+}
+
+const hash = (text: string) => createHash('sha256').update(text).digest('hex').slice(0, 10);
 
 /** The columns that a call keeps on its way through the tables. */
 export const CALL = 'name, identifier, data, due_at, errors, created_at';

@@ -2,6 +2,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { futureCallTables } from '../../lib/tables/future-call.tables.js';
 import { FutureCallConnection } from '../../lib/store/future-call.connection.js';
 import { configureSession } from '../../lib/store/future-call.session-settings.js';
+import { FutureCallClock } from '../../lib/store/future-call.clock.js';
 import { engineStatements } from '../../lib/store/future-call.engine-sql.js';
 import { bootApp } from '../support/app.js';
 import { createDatabase, type TestDatabase } from '../support/database.js';
@@ -77,7 +78,7 @@ describe('the claim', () => {
     // Who looks so rarely may be idle for longer than the inserts below take.
     await configureSession(connection, 300_000);
     pid = String(connection.announcedPid);
-    statements = engineStatements(futureCallTables(dataSource));
+    statements = engineStatements(futureCallTables(dataSource), new FutureCallClock());
     const { text } = statements.claim;
     await connection.query({
       text: `prepare claim (text[], int[], timestamptz[], bigint[], int, int, int, int) as ${text}`,

@@ -2,6 +2,7 @@ import pg from 'pg';
 import { beforeEach, describe, expect, it, onTestFinished } from 'vitest';
 import { FutureCall, type FutureCallHandler, type FutureCallModuleOptions } from '../../lib/index.js';
 import { futureCallTables, type FutureCallTables } from '../../lib/tables/future-call.tables.js';
+import { FutureCallClock } from '../../lib/store/future-call.clock.js';
 import { engineStatements } from '../../lib/store/future-call.engine-sql.js';
 import { serviceStatements } from '../../lib/store/future-call.service-sql.js';
 import { bootApp } from '../support/app.js';
@@ -41,8 +42,8 @@ const OPTIONS: Record<Use, FutureCallModuleOptions> = {
 
 /** The statements that each of them runs. */
 function statementsOf(use: Use, tables: FutureCallTables): Record<string, string> {
-  const { cancelAndKeep, ...service } = serviceStatements(tables);
-  const { listen: _listen, ...engine } = engineStatements(tables);
+  const { cancelAndKeep, ...service } = serviceStatements(tables, new FutureCallClock());
+  const { listen: _listen, ...engine } = engineStatements(tables, new FutureCallClock());
   const all = {
     ...service,
     ...(use !== 'schedule' && { cancelAndKeep }),

@@ -6,7 +6,7 @@ export type Verdict = 'pass' | 'cut' | 'freeze';
 
 /** An answer of the server, before the client has seen any of it. */
 export interface HeldAnswer {
-  /** The statement's name, or its text where it has none. */
+  /** The statement's name without the hash at its end, or its text where it has none. */
   readonly statement: string;
   /** How many rows it returned. */
   readonly rows: number;
@@ -164,7 +164,7 @@ class Link {
       const [name, text] = message.strings();
       if (name === '') this.#unnamed = text!;
     } else if (message.type === 'B') {
-      this.#statement = message.strings()[1] || this.#unnamed;
+      this.#statement = message.strings()[1]!.replace(/_[0-9a-f]{10}$/, '') || this.#unnamed;
     } else if (message.type === 'Q') {
       this.#statement = message.strings()[0]!;
     }
