@@ -7,6 +7,7 @@ import { FutureCallExplorer } from './handlers/future-call.explorer.js';
 import { FutureCallRegistry } from './handlers/future-call.registry.js';
 import { futureCallEntities } from './tables/future-call.entity.js';
 import { FutureCallOptionsError } from './contract/future-call.errors.js';
+import { FutureCallControl } from './control/future-call.control.js';
 import { FutureCallEvents } from './contract/future-call.events.js';
 import {
   ConfigurableModuleClass,
@@ -28,19 +29,12 @@ import { FutureCallReader } from './scheduling/future-call.reader.js';
 import { FutureCallScheduler } from './scheduling/future-call.scheduler.js';
 import { FutureCallService } from './scheduling/future-call.service.js';
 import { FutureCallWake } from './contract/future-call.wake.js';
-import { FutureCallCompleter } from './engine/future-call.completer.js';
-import { FutureCallExecutor } from './engine/future-call.executor.js';
-import { FutureCallPoller } from './engine/future-call.poller.js';
-import { FutureCallPruner } from './engine/future-call.pruner.js';
-import { FutureCallRescuer } from './engine/future-call.rescuer.js';
 import { FutureCallRunner } from './engine/future-call.runner.js';
-import { FutureCallSlots } from './engine/future-call.slots.js';
 import { FutureCallClock } from './store/future-call.clock.js';
-import { FutureCallEngineStore } from './store/future-call.engine-store.js';
-import { FutureCallInstanceStore } from './store/future-call.instance-store.js';
 import { FutureCallSchema } from './store/future-call.schema.js';
+import { FutureCallDueStore } from './store/future-call.due-store.js';
+import { FutureCallPool } from './store/future-call.pool.js';
 import { FutureCallServiceStore } from './store/future-call.service-store.js';
-import { FutureCallSession } from './store/future-call.session.js';
 
 /** What every module of the app can use: the service, and what it stands on. Global, so Nest destroys it last. */
 @Module({
@@ -51,7 +45,9 @@ import { FutureCallSession } from './store/future-call.session.js';
     FutureCallRegistry,
     FutureCallClock,
     FutureCallSchema,
+    FutureCallPool,
     FutureCallServiceStore,
+    FutureCallDueStore,
     FutureCallManagers,
     FutureCallReader,
     FutureCallScheduler,
@@ -66,6 +62,7 @@ import { FutureCallSession } from './store/future-call.session.js';
     FutureCallRegistry,
     FutureCallClock,
     FutureCallSchema,
+    FutureCallDueStore,
     FutureCallService,
     FutureCallWake,
     FutureCallEvents,
@@ -86,20 +83,7 @@ const ASYNC_OPTIONS: readonly (keyof FutureCallModuleAsyncOptions)[] = [
 /**
  * What runs the calls. Not global itself, so that it drains while the providers of handlers are still alive.
  */
-@Module({
-  providers: [
-    FutureCallSession,
-    FutureCallEngineStore,
-    FutureCallInstanceStore,
-    FutureCallCompleter,
-    FutureCallSlots,
-    FutureCallExecutor,
-    FutureCallPoller,
-    FutureCallPruner,
-    FutureCallRescuer,
-    FutureCallRunner,
-  ],
-})
+@Module({ providers: [FutureCallRunner], exports: [FutureCallRunner] })
 class FutureCallRunnerModule {
   constructor(modules: ModulesContainer) {
     const own = [...modules.values()].filter(({ metatype }) => metatype === FutureCallRunnerModule);
@@ -115,6 +99,10 @@ class FutureCallRunnerModule {
     for (const module of own) module.distance = 0;
   }
 }
+
+/** What operates the calls, for every module of the app. */
+@Module({ providers: [FutureCallControl], exports: [FutureCallControl] })
+class FutureCallControlModule {}
 
 /**
  * Import it once, in the root module: `FutureCallModule.forRoot()` or `forRootAsync()`. It runs the calls; what
@@ -185,23 +173,16 @@ function withCore(core: DynamicModule, dataSource: FutureCallModuleExtras['dataS
   // data source they would fail before we can say what is missing.
   TypeOrmModule.forFeature([...futureCallEntities], dataSource);
   const token = getDataSourceToken(dataSource);
-  return {
-    module: FutureCallRunnerModule,
-    imports: [
-      {
-        ...core,
-        global: true,
-        providers: [
-          ...(core.providers ?? []),
-          {
-            provide: FUTURE_CALL_DATA_SOURCE,
-            inject: [{ token, optional: true }],
-            useFactory: (found: DataSource | undefined) => found ?? refuseMissing(token),
-          },
-        ],
-      },
-    ],
-  };
+  const providers: Provider[] = [
+    ...(core.providers ?? []),
+    {
+      provide: FUTURE_CALL_DATA_SOURCE,
+      inject: [{ token, optional: true }],
+      useFactory: (found: DataSource | undefined) => found ?? refuseMissing(token),
+    },
+  ];
+  const runner = { module: FutureCallRunnerModule, imports: [{ ...core, global: true, providers }] };
+  return { module: FutureCallControlModule, global: true, imports: [runner] };
 }
 
 function refuseBareModule(): never {

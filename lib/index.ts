@@ -5,6 +5,8 @@ export type {
 } from './module/future-call.module-definition.js';
 export type { FutureCallModuleOptions, FutureCallOptionsFactory } from './module/future-call.options.js';
 export { FutureCallService } from './scheduling/future-call.service.js';
+export { FutureCallControl } from './control/future-call.control.js';
+export type { RunDueOptions, RunDueResult } from './contract/future-call.control-types.js';
 export { FutureCall } from './handlers/future-call.decorator.js';
 export type {
   CallManyOptions,

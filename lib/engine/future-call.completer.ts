@@ -1,4 +1,4 @@
-import { Injectable, Logger } from '@nestjs/common';
+import { Logger } from '@nestjs/common';
 import { clearTimeout, nextTurn, setTimeout, sleep } from '../common/timers.js';
 import { FutureCallEngineStore, type AttemptEnd } from '../store/future-call.engine-store.js';
 import { FutureCallSession } from '../store/future-call.session.js';
@@ -14,7 +14,6 @@ const LONGEST_RETRY = 5_000;
  * Records how attempts ended, in batches that nobody waits for: while one statement is on its way, the next ends
  * collect. While the session is lost they wait; a call stays known until its end is confirmed.
  */
-@Injectable()
 export class FutureCallCompleter {
   private readonly logger = new Logger('FutureCall');
   private isStopped = false;

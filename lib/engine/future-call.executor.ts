@@ -1,5 +1,5 @@
 import { AsyncResource } from 'node:async_hooks';
-import { Injectable, Logger } from '@nestjs/common';
+import { Logger } from '@nestjs/common';
 import { describeError, stackOf } from '../common/describe-error.js';
 import { setImmediate } from '../common/timers.js';
 import type { RegisteredHandler } from '../handlers/future-call.explorer.js';
@@ -16,12 +16,13 @@ import { FutureCallSlots, type HandlerSlots } from './future-call.slots.js';
 const MOST_IN_A_TURN = 500;
 
 /** Runs attempts: invokes the handlers of calls that may start, and sees to what becomes of it. */
-@Injectable()
 export class FutureCallExecutor {
   private readonly logger = new Logger('FutureCall');
   private readonly attempts = new RunningAttempts();
   /** Calls of this instance that ended because they were told to: the drain gives them their outcome. */
   private readonly undecided: ClaimedCall[] = [];
+  /** What has become of calls: those whose ends are recorded. */
+  readonly counts = { started: 0, completed: 0, failed: 0, retried: 0 };
   private startedInTurn = 0;
   private isStarting = false;
   private isStopped = false;
@@ -77,9 +78,13 @@ export class FutureCallExecutor {
     for (const attempt of this.attempts) attempt.abort(reason);
   }
 
-  /** Resolves when no handler runs. */
+  /** Resolves when no handler runs, and no claimed call waits for one to end. */
   async idle(): Promise<void> {
-    if (this.running > 0) await new Promise<void>((resolve) => (this.becameIdle = resolve));
+    if (!this.isIdle) await new Promise<void>((resolve) => (this.becameIdle = resolve));
+  }
+
+  private get isIdle(): boolean {
+    return this.running === 0 && !this.slots.hasQueued;
   }
 
   private startNext(): void {
@@ -108,6 +113,7 @@ export class FutureCallExecutor {
   private begin(slots: HandlerSlots, call: ClaimedCall): void {
     const attempt = new FutureCallAttempt(call);
     this.attempts.add(attempt);
+    this.counts.started++;
     if (this.events.observed)
       this.events.emit({ type: 'started', ...attempt.describe(), dueAt: attempt.dueAt });
     let result: Promise<unknown> | undefined;
@@ -188,14 +194,15 @@ export class FutureCallExecutor {
     // Coming back would release it, unless it is known. Of an instance that was taken for dead, nobody asks.
     else if (call.instanceId === this.session.instance.id) this.undecided.push(call);
     this.startNext();
-    if (this.running === 0) this.becameIdle();
+    if (this.isIdle) this.becameIdle();
     this.slotFreed();
   }
 
   private confirmed(ends: readonly AttemptEnd[]): void {
-    if (!this.events.observed) return;
-    for (const { call, error } of ends) {
-      if (error !== null) continue;
+    const isObserved = this.events.observed;
+    for (const { call, error, next } of ends) {
+      this.counts[error === null ? 'completed' : next === undefined ? 'failed' : 'retried']++;
+      if (error !== null || !isObserved) continue;
       const { id, name, identifier, attempt } = call;
       this.events.emit({ type: 'completed', id, name, identifier, attempt });
     }

@@ -1,7 +1,8 @@
-import { Inject, Injectable, Logger } from '@nestjs/common';
+import { Logger } from '@nestjs/common';
 import { parseTimestamp } from '../common/timestamp.js';
 import { clearInterval, clearTimeout, monotonic, setInterval, setTimeout, sleep } from '../common/timers.js';
-import { FUTURE_CALL_OPTIONS, type ResolvedOptions } from '../module/future-call.options.js';
+import { unlessAborted } from '../common/waiting.js';
+import type { ResolvedOptions } from '../module/future-call.options.js';
 import type { LocalPoller } from '../contract/future-call.wake.js';
 import {
   FutureCallEngineStore,
@@ -34,7 +35,6 @@ interface PolledHandler {
  * every `pollInterval`, for what nobody announced. What is due but cannot be claimed, because there is no slot or
  * somebody has it locked, waits for one of these; no timer spins on it.
  */
-@Injectable()
 export class FutureCallPoller implements LocalPoller {
   private readonly logger = new Logger('FutureCall');
   /** The least recently served first. */
@@ -51,16 +51,25 @@ export class FutureCallPoller implements LocalPoller {
   private reserved = 0;
   private isStopped = true;
   private readonly stopped = new AbortController();
+  /** How many calls it has claimed, and how often it was answered. */
+  private claimed = 0;
+  private answers = 0;
   /** Why the last claim failed: told once. */
-  private failure: string | undefined;
+  private failure: Error | undefined;
 
   constructor(
-    @Inject(FUTURE_CALL_OPTIONS) private readonly options: ResolvedOptions,
+    private readonly options: ResolvedOptions,
     private readonly store: FutureCallEngineStore,
     private readonly session: FutureCallSession,
     private readonly slots: FutureCallSlots,
     private readonly executor: FutureCallExecutor,
+    /** How many calls it may claim in all. */
+    private readonly limit: number,
   ) {}
+
+  private get remaining(): number {
+    return this.limit - this.claimed;
+  }
 
   start(names: Iterable<string>): void {
     for (const name of names) {
@@ -86,6 +95,27 @@ export class FutureCallPoller implements LocalPoller {
   poll(): void {
     for (const handler of this.handlers) announce(handler, -Infinity);
     this.claimIfWorthwhile();
+  }
+
+  /**
+   * Claims until a look from the start, made while nothing runs here that could schedule more, finds nothing that it
+   * may claim; or until the signal is aborted. Throws why claiming fails.
+   */
+  async exhaust(signal: AbortSignal): Promise<void> {
+    while (!signal.aborted) {
+      await unlessAborted(this.executor.idle(), signal);
+      if (this.failure !== undefined && this.session.isOpen) throw this.failure;
+      if (this.remaining === 0) return;
+      // The one that is on its way may be older than the last end, and cannot tell.
+      if (this.claiming !== undefined) {
+        await unlessAborted(this.claiming, signal);
+        continue;
+      }
+      const { answers, claimed } = this;
+      this.poll();
+      await unlessAborted(this.claiming ?? sleep(RETRY_AFTER, signal), signal);
+      if (this.answers > answers && this.claimed === claimed) return;
+    }
   }
 
   /** A slot is free. */
@@ -134,10 +164,11 @@ export class FutureCallPoller implements LocalPoller {
     if (this.isStopped || this.claiming !== undefined || !this.session.isOpen) return;
     if (!this.handlers.some(({ mayHaveDue }) => mayHaveDue)) return;
     const capacity = this.slots.capacity();
-    if (capacity === undefined) return;
-    const requests = this.requests(capacity);
+    if (capacity === undefined || this.remaining === 0) return;
+    const limit = Math.min(capacity.total, this.remaining);
+    const requests = this.requests(capacity, limit);
     if (!requests.some(({ name }) => this.byName.get(name)!.mayHaveDue)) return;
-    this.claiming = this.claim(requests, capacity.total)
+    this.claiming = this.claim(requests, limit)
       .catch((error: unknown) => this.claimFailed(error))
       .finally(() => {
         this.claiming = undefined;
@@ -146,9 +177,9 @@ export class FutureCallPoller implements LocalPoller {
   }
 
   /** All handlers with a free slot, due calls or not: the claim also tells when the next one of them is due. */
-  private requests(capacity: Capacity): ClaimRequest[] {
+  private requests(capacity: Capacity, limit: number): ClaimRequest[] {
     // Shared out among those that had something last time. More is never locked than claimed: the claim has a limit.
-    const share = Math.ceil(capacity.total / this.served);
+    const share = Math.ceil(limit / this.served);
     const requests: ClaimRequest[] = [];
     for (const handler of this.handlers) {
       const free = Math.min(share, capacity.of(handler.name));
@@ -187,6 +218,8 @@ export class FutureCallPoller implements LocalPoller {
       // The driver delivers a notification before the result of the claim that did not see its call yet.
       if (handler.announced !== Infinity) this.reannounce(handler);
     }
+    this.answers++;
+    this.claimed += calls.length;
     this.served = Math.max(1, claimed.size);
     if (claimed.size > 0 && this.handlers.length > 1) {
       this.handlers = [
@@ -201,8 +234,10 @@ export class FutureCallPoller implements LocalPoller {
     // Without a session there will be another one, and everything is looked for again.
     if (!this.session.isOpen) return;
     const reason = String(error);
-    if (reason !== this.failure) this.logger.error(`Claiming fails, and is tried every second: ${reason}`);
-    this.failure = reason;
+    if (reason !== String(this.failure)) {
+      this.logger.error(`Claiming fails, and is tried every second: ${reason}`);
+    }
+    this.failure = error as Error;
     await sleep(RETRY_AFTER, this.stopped.signal);
   }
 

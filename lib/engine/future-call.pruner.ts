@@ -1,6 +1,6 @@
-import { Inject, Injectable, Logger } from '@nestjs/common';
+import { Logger } from '@nestjs/common';
 import { sleep } from '../common/timers.js';
-import { FUTURE_CALL_OPTIONS, type ResolvedOptions } from '../module/future-call.options.js';
+import type { ResolvedOptions } from '../module/future-call.options.js';
 import type { FutureCallOutcome } from '../contract/future-call.types.js';
 import { FutureCallEngineStore } from '../store/future-call.engine-store.js';
 import { FutureCallSession } from '../store/future-call.session.js';
@@ -12,14 +12,13 @@ const LONGEST_PERIOD = 600_000;
 const BREATH = 50;
 
 /** Deletes outcomes that were kept long enough, in small batches. All instances try; a lock lets one at a time. */
-@Injectable()
 export class FutureCallPruner {
   private readonly logger = new Logger('FutureCall');
   private readonly stopped = new AbortController();
   private pruning: Promise<void> | undefined;
 
   constructor(
-    @Inject(FUTURE_CALL_OPTIONS) private readonly options: ResolvedOptions,
+    private readonly options: ResolvedOptions,
     private readonly store: FutureCallEngineStore,
     private readonly session: FutureCallSession,
   ) {}

@@ -1,8 +1,9 @@
-import { Inject, Injectable, Logger } from '@nestjs/common';
+import { Logger } from '@nestjs/common';
 import { counted } from '../common/text.js';
 import { clearTimeout, monotonic, setTimeout, sleep } from '../common/timers.js';
+import { Pulse, unlessAborted } from '../common/waiting.js';
 import { FutureCallEvents } from '../contract/future-call.events.js';
-import { FUTURE_CALL_OPTIONS, type ResolvedOptions } from '../module/future-call.options.js';
+import type { ResolvedOptions } from '../module/future-call.options.js';
 import {
   FutureCallInstanceStore,
   type InterruptedCall,
@@ -35,7 +36,6 @@ interface Missing {
  * instance their outcome. The look is also the probe of our own session: it resets its idle timeout, notices a
  * connection that swallows everything, and finds out if somebody took us for dead.
  */
-@Injectable()
 export class FutureCallRescuer {
   private readonly logger = new Logger('FutureCall');
   private readonly stopped = new AbortController();
@@ -43,9 +43,12 @@ export class FutureCallRescuer {
   private looking: Promise<void> | undefined;
   private looks = 0;
   private answered: () => void = () => {};
+  private readonly lookEnds = new Pulse();
+  /** Whether this session has answered a look. */
+  private hasLooked = false;
 
   constructor(
-    @Inject(FUTURE_CALL_OPTIONS) private readonly options: ResolvedOptions,
+    private readonly options: ResolvedOptions,
     private readonly store: FutureCallInstanceStore,
     private readonly session: FutureCallSession,
     private readonly events: FutureCallEvents,
@@ -62,9 +65,23 @@ export class FutureCallRescuer {
     await this.looking;
   }
 
+  /**
+   * Resolves when a look has found everybody who is registered alive, or what was missing has been rescued or has come
+   * back; or when the signal is aborted. Answers whether there was somebody to wait for.
+   */
+  async judged(signal: AbortSignal): Promise<boolean> {
+    let wasMissing = false;
+    while (!signal.aborted && !(this.hasLooked && this.missing.size === 0)) {
+      wasMissing ||= this.missing.size > 0;
+      await unlessAborted(this.lookEnds.next, signal);
+    }
+    return wasMissing;
+  }
+
   /** The session was lost: what was seen on it is no unbroken observation. After a restart of the server every lock is missing. */
   reset(): void {
     this.missing.clear();
+    this.hasLooked = false;
   }
 
   private async lookRegularly(): Promise<void> {
@@ -77,6 +94,7 @@ export class FutureCallRescuer {
       } catch (error) {
         this.logger.debug(`A look failed: ${String(error)}`);
       }
+      this.lookEnds.beat();
       await sleep(period, signal);
     }
   }
@@ -92,6 +110,7 @@ export class FutureCallRescuer {
     }
     this.answered();
     for (const instance of this.dead(seen, sentAt)) await this.withinDeadline(() => this.rescue(instance));
+    this.hasLooked = true;
   }
 
   private async withinDeadline<T>(work: () => Promise<T>): Promise<T> {

@@ -1,3 +1,4 @@
+import { AsyncResource } from 'node:async_hooks';
 import {
   Inject,
   Injectable,
@@ -5,224 +6,164 @@ import {
   type OnApplicationBootstrap,
   type OnModuleDestroy,
 } from '@nestjs/common';
-import { counted } from '../common/text.js';
-import { clearTimeout, setTimeout } from '../common/timers.js';
-import { FutureCallRegistry } from '../handlers/future-call.registry.js';
+import type { DataSource } from 'typeorm';
+import type { RunDueResult } from '../contract/future-call.control-types.js';
+import { FutureCallOptionsError, FutureCallSessionError } from '../contract/future-call.errors.js';
 import { FutureCallEvents } from '../contract/future-call.events.js';
-import { FUTURE_CALL_OPTIONS, type ResolvedOptions } from '../module/future-call.options.js';
 import { FutureCallWake } from '../contract/future-call.wake.js';
-import { FutureCallEngineStore } from '../store/future-call.engine-store.js';
-import { FutureCallInstanceStore } from '../store/future-call.instance-store.js';
+import type { RegisteredHandler } from '../handlers/future-call.explorer.js';
+import { FutureCallRegistry } from '../handlers/future-call.registry.js';
+import {
+  FUTURE_CALL_DATA_SOURCE,
+  FUTURE_CALL_OPTIONS,
+  type ResolvedOptions,
+} from '../module/future-call.options.js';
+import { FutureCallClock } from '../store/future-call.clock.js';
+import { FutureCallDueStore } from '../store/future-call.due-store.js';
 import { FutureCallSchema } from '../store/future-call.schema.js';
-import { FutureCallSession, type SessionListener } from '../store/future-call.session.js';
-import { FutureCallCompleter } from './future-call.completer.js';
-import { FutureCallExecutor } from './future-call.executor.js';
-import { FutureCallPoller } from './future-call.poller.js';
-import { FutureCallPruner } from './future-call.pruner.js';
-import { FutureCallRescuer } from './future-call.rescuer.js';
-import { DEFAULT_BACKOFF } from './future-call.retry-policy.js';
-import { FutureCallSlots } from './future-call.slots.js';
+import { FutureCallDueRun } from './future-call.due-run.js';
+import type { EngineSurroundings } from './future-call.engine-parts.js';
+import { FutureCallEngine } from './future-call.engine.js';
+import { FutureCallHandlerCheck } from './future-call.handler-check.js';
 
-/** How often to look for calls that no instance has a handler for, in milliseconds. */
-const CHECK_HANDLERS_EVERY = 600_000;
-/** How long a handler may take to end once its signal is aborted, in milliseconds. */
-const ABORT_GRACE = 500;
-/** How long the last statements of a drain may take, in milliseconds: the database may be away. */
-const LAST_WORDS = 3_000;
+/** What `runDue` is to run. */
+export interface DueRunRequest {
+  /** Undefined: all handlers of this process. */
+  readonly names: readonly string[] | undefined;
+  readonly limit: number;
+  /** Milliseconds. */
+  readonly duration: number;
+}
 
 /**
- * Starts what runs calls when the app has booted, and drains it when the app closes: the only place that knows Nest's
- * lifecycle. Its module must not be global: Nest destroys global modules last, after what handlers depend on.
+ * Starts engines and drains them: when the app has booted and when it closes, and whenever `FutureCallControl` asks for
+ * it. The only place that knows Nest's lifecycle. Its module must not be global: Nest destroys global modules last, after
+ * what handlers depend on.
  */
 @Injectable()
-export class FutureCallRunner implements OnApplicationBootstrap, OnModuleDestroy, SessionListener {
+export class FutureCallRunner implements OnApplicationBootstrap, OnModuleDestroy {
   private readonly logger = new Logger('FutureCall');
-  private draining: Promise<void> | undefined;
-  private isRunning = false;
-  private looks = 0;
-  private missingHandlers = '';
+  /** Whoever asks may be in a transaction, which an async context carries along; timers and handlers must not inherit it. */
+  private readonly context = new AsyncResource('FutureCall');
+  private readonly around: EngineSurroundings;
+  private readonly handlerCheck = new FutureCallHandlerCheck();
+  private readonly dueRuns = new Map<FutureCallDueRun, Promise<RunDueResult>>();
+  private started: FutureCallEngine | undefined;
+  private lastTurn: Promise<unknown> = Promise.resolve();
+  private isClosing = false;
 
   constructor(
+    @Inject(FUTURE_CALL_DATA_SOURCE) dataSource: DataSource,
     @Inject(FUTURE_CALL_OPTIONS) private readonly options: ResolvedOptions,
     private readonly registry: FutureCallRegistry,
     private readonly schema: FutureCallSchema,
-    private readonly session: FutureCallSession,
-    private readonly store: FutureCallEngineStore,
-    private readonly instances: FutureCallInstanceStore,
-    private readonly poller: FutureCallPoller,
-    private readonly slots: FutureCallSlots,
-    private readonly executor: FutureCallExecutor,
-    private readonly completer: FutureCallCompleter,
-    private readonly rescuer: FutureCallRescuer,
-    private readonly pruner: FutureCallPruner,
+    clock: FutureCallClock,
+    private readonly dueStore: FutureCallDueStore,
     private readonly wake: FutureCallWake,
     private readonly events: FutureCallEvents,
-  ) {}
+  ) {
+    this.around = { dataSource, options, schema, clock, events };
+  }
+
+  /** The one that `start` has started, while it runs. */
+  get engine(): FutureCallEngine | undefined {
+    return this.started;
+  }
 
   async onApplicationBootstrap(): Promise<void> {
-    const { handlers } = this.registry;
+    // Also where nothing runs: a handler that is declared wrongly is found at boot.
+    void this.registry.handlers;
     await this.schema.ready();
-    if (!this.options.execute) {
+    if (this.options.execute === true) await this.start();
+    else if (this.options.execute === 'manual') {
+      this.logger.log(`Ready. This process runs future calls when it is told to (execute: 'manual').`);
+    } else {
       this.logger.log('Ready to schedule future calls. This process runs none (execute: false).');
-      return;
     }
-    const attempts = [...handlers.values()].map(({ name, options }) => [name, options.attempts ?? 1]);
-    await this.session.start(Object.fromEntries(attempts) as Record<string, number>, this);
-    this.isRunning = true;
-    this.executor.start(handlers.values(), () => this.poller.slotFreed());
-    this.rescuer.start(() => this.answered());
-    this.poller.start(handlers.keys());
-    this.pruner.start();
-    this.wake.attach(this.poller);
-    await this.announce([...handlers.keys()]);
-  }
-
-  private async announce(names: readonly string[]): Promise<void> {
-    const { id } = this.session.instance;
-    this.events.emit({ type: 'connected', instanceId: id });
-    this.logger.log(
-      `Instance ${id} runs future calls, ${this.options.concurrency} at a time: ${names.join(', ') || 'no handlers'}.`,
-    );
-    await this.warnOfMissingHandlers();
-  }
-
-  /** The session works: what waited for that may start. And time has passed: a deploy may have left calls behind. */
-  private answered(): void {
-    this.executor.resume();
-    const looks = CHECK_HANDLERS_EVERY / (this.options.rescueAfter / 2);
-    if (++this.looks >= looks) {
-      this.looks = 0;
-      void this.warnOfMissingHandlers();
-    }
-  }
-
-  /** Once for each change: while a deploy goes on, the old processes still have what the new ones lack. */
-  private async warnOfMissingHandlers(): Promise<void> {
-    const names = await this.instances.namesWithoutHandler().catch(() => []);
-    const listed = names.map((name) => `"${name}"`).join(', ');
-    if (listed !== '' && listed !== this.missingHandlers) {
-      this.logger.warn(
-        `Calls are pending that no running instance has a handler for: ${listed}. ` +
-          `They stay until one has, or until they are cancelled.`,
-      );
-    }
-    this.missingHandlers = listed;
   }
 
   /** Can be called twice. */
   async onModuleDestroy(): Promise<void> {
-    if (this.isRunning) await (this.draining ??= this.drain());
+    this.isClosing = true;
+    await this.stop();
     this.events.complete();
   }
 
-  lost(error: Error): void {
-    this.rescuer.reset();
-    const { id } = this.session.instance;
-    this.logger.warn(`Instance ${id} lost its session, and reconnects: ${error.message}`);
-    this.events.emit({ type: 'disconnected', instanceId: id, error });
-  }
-
-  async restored(sameInstance: boolean): Promise<void> {
-    const { id } = this.session.instance;
-    if (sameInstance) {
-      // A claim whose answer was lost may have been committed: its calls are ours, and nobody here knows them.
-      await this.store.releaseUnknown(this.executor.knownCalls());
-      this.logger.log(`Instance ${id} has its session back.`);
-    } else {
-      // Taken for dead: what had not started was given away, and what runs may run elsewhere too.
-      this.slots.takeQueued();
-      this.executor.abort(
-        new Error('This instance was taken for dead; the call may have been given to another one.'),
-      );
-      this.logger.warn(`This process was taken for dead and goes on as instance ${id}.`);
-    }
-    this.events.emit({ type: 'connected', instanceId: id });
-    this.executor.resume();
-    this.completer.resume();
-    this.poller.poll();
-  }
-
-  notified(payload: string): void {
-    this.poller.notified(payload);
-  }
-
-  private async drain(): Promise<void> {
-    this.wake.detach();
-    this.executor.stop();
-    await this.poller.stop();
-    await this.releaseQueued();
-    await this.finishRunning();
-    await withDeadline(LAST_WORDS, (signal) => this.completer.settled(signal));
-    this.completer.stop();
-    await this.interruptRest();
-    await this.pruner.stop();
-    await this.rescuer.stop();
-    await this.session.stop();
-    this.logger.log(`Instance ${this.session.instance.id} has stopped.`);
-  }
-
-  private async releaseQueued(): Promise<void> {
-    const calls = this.slots.takeQueued();
-    if (calls.length === 0) return;
-    try {
-      const released = new Set(await this.store.release(calls));
-      for (const { id, name, identifier } of calls) {
-        if (released.has(id)) this.events.emit({ type: 'released', id, name, identifier });
-      }
-    } catch (error) {
-      // They are forgotten here: coming back releases them, or whoever rescues this instance interrupts them.
-      this.logger.warn(
-        `Giving back ${counted(calls.length, 'call')} that had not started failed: ${String(error)}`,
-      );
-    }
-  }
-
-  private async finishRunning(): Promise<void> {
-    if (this.executor.running > 0) {
+  /** Starts an engine, unless one runs. Throws what connecting throws, or `FutureCallSessionError`. */
+  async start(): Promise<void> {
+    this.requireMayRun('start');
+    await this.inTurn(async () => {
+      if (this.started !== undefined) return;
+      const engine = this.newEngine(this.registry.handlers, Infinity);
+      await engine.start();
+      this.started = engine;
+      this.wake.attach(engine.parts.poller);
+      const names = [...this.registry.handlers.keys()].join(', ');
       this.logger.log(
-        `Waiting for ${counted(this.executor.running, 'call')} to finish, at most ${this.options.shutdownTimeout} ms.`,
+        `Instance ${engine.parts.session.instance.id} runs future calls, ${this.options.concurrency} at a time: ${names || 'no handlers'}.`,
       );
-    }
-    await withDeadline(this.options.shutdownTimeout, () => this.executor.idle());
-    if (this.executor.running === 0) return;
-    this.executor.abort(
-      new Error(`The app is closing, and shutdownTimeout (${this.options.shutdownTimeout} ms) is over.`),
-    );
-    await withDeadline(ABORT_GRACE, () => this.executor.idle());
+      await engine.checkHandlers();
+    });
   }
 
-  private async interruptRest(): Promise<void> {
-    if (!this.session.isOpen) return;
+  /** Drains whatever runs calls in this process. Does nothing when nothing does. */
+  async stop(): Promise<void> {
+    const runs = [...this.dueRuns].map(([run, result]) => {
+      run.stop();
+      return result;
+    });
+    await Promise.all([this.stopStarted(), Promise.allSettled(runs)]);
+  }
+
+  async runDue({ names, limit, duration }: DueRunRequest): Promise<RunDueResult> {
+    this.requireMayRun('runDue');
+    const { handlers } = this.registry;
+    const chosen = names === undefined ? handlers : new Map(names.map((name) => [name, handlers.get(name)!]));
+    const run = new FutureCallDueRun(this.dueStore, chosen, () => this.newEngine(chosen, limit), duration);
+    const result = this.context.runInAsyncScope(() => run.run());
+    this.dueRuns.set(run, result);
     try {
-      const calls = await this.instances.interruptOwn(
-        'The app closed before the call had finished.',
-        DEFAULT_BACKOFF,
-      );
-      if (calls.length === 0) return;
-      this.logger.warn(`The app closes. ${this.rescuer.interrupted(this.session.instance.id, calls)}`);
-    } catch (error) {
-      this.logger.warn(
-        `Marking what still runs as interrupted failed; another instance will do it: ${String(error)}`,
-      );
+      return await result;
+    } finally {
+      this.dueRuns.delete(run);
     }
   }
-}
 
-/**
- * Waits for `work`, but not longer than that. Keeps the process alive meanwhile: with the database away nothing else
- * may, and `app.close()` would end in the middle.
- */
-async function withDeadline(
-  milliseconds: number,
-  work: (signal: AbortSignal) => Promise<void>,
-): Promise<void> {
-  const over = new AbortController();
-  let timer: NodeJS.Timeout | undefined;
-  const deadline = new Promise<void>((resolve) => (timer = setTimeout(resolve, milliseconds)));
-  try {
-    await Promise.race([work(over.signal), deadline]);
-  } finally {
-    clearTimeout(timer);
-    over.abort();
+  private newEngine(handlers: ReadonlyMap<string, RegisteredHandler>, limit: number): FutureCallEngine {
+    // One that has some of the handlers would miss the others.
+    const hasAll = handlers === this.registry.handlers;
+    return new FutureCallEngine(this.around, handlers, limit, async (instances) => {
+      if (hasAll) await this.handlerCheck.check(instances);
+    });
+  }
+
+  private async stopStarted(): Promise<void> {
+    await this.inTurn(async () => {
+      const engine = this.started;
+      if (engine === undefined) return;
+      this.wake.detach();
+      await engine.drain();
+      this.started = undefined;
+      this.logger.log(`Instance ${engine.parts.session.instance.id} has stopped.`);
+    });
+  }
+
+  /** One after the other: a start that comes during a drain waits for its end. */
+  private inTurn(work: () => Promise<void>): Promise<void> {
+    const turn = this.lastTurn.then(() => this.context.runInAsyncScope(work));
+    this.lastTurn = turn.catch(() => {});
+    return turn;
+  }
+
+  private requireMayRun(method: string): void {
+    if (this.options.execute === false) {
+      throw new FutureCallOptionsError(
+        `FutureCallControl.${method}() runs calls, and this process runs none: its execute is false. ` +
+          `Set execute: 'manual' in FutureCallModule.forRoot(), and calls run when ${method}() is called, and only then.`,
+      );
+    }
+    if (this.isClosing) {
+      throw new FutureCallSessionError(`FutureCallControl.${method}() comes too late: the app is closing.`);
+    }
   }
 }

@@ -1,7 +1,6 @@
-import { Inject, Injectable } from '@nestjs/common';
 import { monotonic } from '../common/timers.js';
 import type { RegisteredHandler } from '../handlers/future-call.explorer.js';
-import { FUTURE_CALL_OPTIONS, type ResolvedOptions } from '../module/future-call.options.js';
+import type { ResolvedOptions } from '../module/future-call.options.js';
 import type { ClaimedCall } from '../store/future-call.engine-store.js';
 import { FutureCallSpeed } from './future-call.speed.js';
 
@@ -29,7 +28,6 @@ export const MAX_PREFETCH = 4_000;
  * Which call may start, within the limits of the module and of each handler; and how much may be claimed: for the slots
  * that are free, and ahead of them.
  */
-@Injectable()
 export class FutureCallSlots {
   private readonly handlers = new Map<string, HandlerSlots>();
   /** Handlers with a queue, in the order in which they take turns. */
@@ -37,7 +35,7 @@ export class FutureCallSlots {
   private queued = 0;
   private running = 0;
 
-  constructor(@Inject(FUTURE_CALL_OPTIONS) private readonly options: ResolvedOptions) {}
+  constructor(private readonly options: ResolvedOptions) {}
 
   open(handlers: Iterable<RegisteredHandler>): void {
     for (const handler of handlers) {
@@ -96,6 +94,11 @@ export class FutureCallSlots {
       if (state.queue.push(call) === 1) this.waiting.push(state);
     }
     this.queued += calls.length;
+  }
+
+  /** Whether claimed calls wait. */
+  get hasQueued(): boolean {
+    return this.queued > 0;
   }
 
   /** Whether a call waits and the module has a slot. Its handler may still have none. */

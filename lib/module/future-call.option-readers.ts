@@ -22,7 +22,8 @@ export function refuseUnknown(owner: string, options: object, known: readonly st
   );
 }
 
-function wholeNumberTo(most: number) {
+/** A reader of whole numbers from 1. */
+export function wholeNumberTo(most: number) {
   return (name: string, value: unknown): number => {
     if (Number.isInteger(value) && (value as number) >= 1 && (value as number) <= most)
       return value as number;
@@ -35,6 +36,12 @@ export const attempts = wholeNumberTo(1_000);
 
 /** A number of slots. */
 export const concurrency = wholeNumberTo(10_000);
+
+/** Whether a process runs calls: `true`, `false`, or `'manual'`. */
+export function execution(name: string, value: unknown): boolean | 'manual' {
+  if (typeof value === 'boolean' || value === 'manual') return value;
+  throw wrong(name, value, `true, false or 'manual'`);
+}
 
 export function boolean(name: string, value: unknown): boolean {
   if (typeof value === 'boolean') return value;

@@ -4,6 +4,7 @@ import {
   boolean,
   concurrency,
   durationBetween,
+  execution,
   oneOf,
   postgresUrl,
   refuseUnknown,
@@ -15,12 +16,13 @@ import type { FutureCallOutcome } from '../contract/future-call.types.js';
 /** Options of `FutureCallModule.forRoot()`. Lengths of time take milliseconds, `'10s'` or `{ seconds: 10 }`. */
 export interface FutureCallModuleOptions {
   /**
-   * Whether this process runs calls. With `false` it schedules and cancels, opens no connection of its own after
-   * boot and never runs a call: for serverless functions, scripts and web processes beside separate ones that execute.
+   * Whether this process runs calls: from boot on, or with `'manual'` when `FutureCallControl` is told to, for serverless
+   * functions, scripts and tests. With `false` it schedules and cancels, opens no connection of its own after boot and
+   * never runs a call: for web processes beside separate ones that execute.
    *
    * @default true
    */
-  execute?: boolean;
+  execute?: boolean | 'manual';
   /**
    * How many calls run at one time in this process, over all handlers. Raise it for handlers that wait on the
    * network; it does not add CPU. From 1 to 10,000.
@@ -104,7 +106,7 @@ export interface FutureCallOptionsFactory {
 
 /** The options after validation: every length of time in milliseconds. */
 export interface ResolvedOptions {
-  readonly execute: boolean;
+  readonly execute: boolean | 'manual';
   readonly concurrency: number;
   readonly prefetch: boolean;
   readonly pollInterval: number;
@@ -158,7 +160,7 @@ export function resolveOptions(options: FutureCallModuleOptions): ResolvedOption
     return value === undefined ? DEFAULTS[name] : reader(`FutureCallModule's ${name}`, value);
   };
   return {
-    execute: read('execute', boolean),
+    execute: read('execute', execution),
     concurrency: read('concurrency', concurrency),
     prefetch: read('prefetch', boolean),
     pollInterval: read('pollInterval', durationBetween(100, 3_600_000)),

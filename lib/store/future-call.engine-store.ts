@@ -1,8 +1,7 @@
-import { Inject, Injectable } from '@nestjs/common';
 import pg from 'pg';
 import { parseTimestamp } from '../common/timestamp.js';
 import { monotonic } from '../common/timers.js';
-import { FUTURE_CALL_OPTIONS, type ResolvedOptions } from '../module/future-call.options.js';
+import type { ResolvedOptions } from '../module/future-call.options.js';
 import type { FutureCallOutcome } from '../contract/future-call.types.js';
 import type { Row } from './future-call.connection.js';
 import { FutureCallSession } from './future-call.session.js';
@@ -61,13 +60,12 @@ const UNIQUE_VIOLATION = /^23505$/;
 const TWINS_LAST = 60_000;
 
 /** What the engine asks of the database for its calls, all of it on the instance's session. */
-@Injectable()
 export class FutureCallEngineStore {
   private claims = 0;
   private besideTwinsUntil = -Infinity;
 
   constructor(
-    @Inject(FUTURE_CALL_OPTIONS) private readonly options: ResolvedOptions,
+    private readonly options: ResolvedOptions,
     private readonly session: FutureCallSession,
   ) {}
 

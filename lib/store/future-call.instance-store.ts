@@ -1,5 +1,4 @@
-import { Inject, Injectable } from '@nestjs/common';
-import { FUTURE_CALL_OPTIONS, type ResolvedOptions } from '../module/future-call.options.js';
+import type { ResolvedOptions } from '../module/future-call.options.js';
 import type { Query } from './future-call.connection.js';
 import { FutureCallSession } from './future-call.session.js';
 
@@ -28,10 +27,9 @@ export interface InterruptionBackoff {
 }
 
 /** What the engine asks of the database about instances, living and dead, on its own instance's session. */
-@Injectable()
 export class FutureCallInstanceStore {
   constructor(
-    @Inject(FUTURE_CALL_OPTIONS) private readonly options: ResolvedOptions,
+    private readonly options: ResolvedOptions,
     private readonly session: FutureCallSession,
   ) {}
 

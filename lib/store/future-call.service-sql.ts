@@ -1,17 +1,10 @@
 import type { FutureCallTables } from '../tables/future-call.tables.js';
 import type { SqlTime } from './future-call.clock.js';
-import type { Statement } from './future-call.connection.js';
+import type { PoolStatement } from './future-call.pool.js';
 import { CALL, epochMilliseconds, notify, REPLACE_OUTCOME, withNamesOfTexts } from './future-call.sql.js';
 
 /** When to notify, as the statements take it: see `scheduleAfter`. */
 export type NotifyMode = 'always' | 'soon' | 'never';
-
-/** A statement for the app's own connections. */
-export interface ServiceStatement extends Statement {
-  readonly name: string;
-  /** What loggers and subscribers of the app get to see of it when it is prepared. */
-  readonly summary: string;
-}
 
 /** Statements of scheduling and cancelling. They run on the app's own connections. */
 export function serviceStatements(tables: FutureCallTables, time: SqlTime) {
@@ -107,5 +100,5 @@ export function serviceStatements(tables: FutureCallTables, time: SqlTime) {
         select id, attempt, ${CALL}, 'cancelled', ${time.moment} from cancelled ${REPLACE_OUTCOME}
         returning call_id::text as id, name`,
     },
-  } satisfies Record<string, ServiceStatement>);
+  } satisfies Record<string, PoolStatement>);
 }

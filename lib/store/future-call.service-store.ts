@@ -1,14 +1,11 @@
 import { Inject, Injectable } from '@nestjs/common';
-import type { DataSource, EntityManager } from 'typeorm';
+import type { EntityManager } from 'typeorm';
 import type { ParsedDelay } from '../common/duration.js';
-import {
-  FUTURE_CALL_DATA_SOURCE,
-  FUTURE_CALL_OPTIONS,
-  type ResolvedOptions,
-} from '../module/future-call.options.js';
+import { FUTURE_CALL_OPTIONS, type ResolvedOptions } from '../module/future-call.options.js';
 import { FutureCallClock, perTime } from './future-call.clock.js';
+import { FutureCallPool } from './future-call.pool.js';
 import { FutureCallSchema } from './future-call.schema.js';
-import { serviceStatements, type NotifyMode, type ServiceStatement } from './future-call.service-sql.js';
+import { serviceStatements, type NotifyMode } from './future-call.service-sql.js';
 
 /** A call to be inserted. */
 export interface NewCall {
@@ -34,8 +31,8 @@ const MOST_DATA = 16_000_000;
 @Injectable()
 export class FutureCallServiceStore {
   constructor(
-    @Inject(FUTURE_CALL_DATA_SOURCE) private readonly dataSource: DataSource,
     @Inject(FUTURE_CALL_OPTIONS) private readonly options: ResolvedOptions,
+    private readonly pool: FutureCallPool,
     private readonly schema: FutureCallSchema,
     private readonly clock: FutureCallClock,
   ) {}
@@ -50,8 +47,8 @@ export class FutureCallServiceStore {
     const given = [call.name, call.identifier, call.data, notify];
     const rows: unknown =
       typeof call.due === 'number'
-        ? await this.run(scheduleAt, [...given, call.due], manager)
-        : await this.run(scheduleAfter, [...given, ...delayValues(call.due)], manager);
+        ? await this.pool.run(scheduleAt, [...given, call.due], manager)
+        : await this.pool.run(scheduleAfter, [...given, ...delayValues(call.due)], manager);
     const [row] = rows as [{ id: string; due: string }];
     return { id: row.id, dueAt: Number(row.due) };
   }
@@ -60,7 +57,7 @@ export class FutureCallServiceStore {
   async scheduleMany(
     calls: readonly NewCall[],
     notify: NotifyMode,
-    manager = this.dataSource.manager,
+    manager = this.pool.manager,
   ): Promise<Accepted[]> {
     const batches = inBatches(calls);
     if (batches.length === 1) return this.scheduleBatch(calls, notify, manager);
@@ -72,7 +69,7 @@ export class FutureCallServiceStore {
       const name = calls.every((call) => call.name === calls[0]!.name) ? calls[0]!.name : '';
       // 'always': by the time all of this commits, 'soon' would have been judged too early.
       if (notify !== 'never')
-        await this.run((await this.statements()).notify, [name, earliest, 'always'], inside);
+        await this.pool.run((await this.statements()).notify, [name, earliest, 'always'], inside);
       return accepted;
     });
   }
@@ -84,7 +81,7 @@ export class FutureCallServiceStore {
   ): Promise<Accepted[]> {
     const { scheduleMany } = await this.statements();
     const delays = calls.map(({ due }) => (typeof due === 'number' ? [null, null, null] : delayValues(due)));
-    const rows = (await this.run(
+    const rows = (await this.pool.run(
       scheduleMany,
       [
         calls.map(({ name }) => name),
@@ -106,7 +103,7 @@ export class FutureCallServiceStore {
   async cancel(identifier: string, manager?: EntityManager): Promise<{ id: string; name: string }[]> {
     const { cancel, cancelAndKeep } = await this.statements();
     const keep = this.options.retention.cancelled > 0;
-    const answer = await this.run(keep ? cancelAndKeep : cancel, [identifier], manager);
+    const answer = await this.pool.run(keep ? cancelAndKeep : cancel, [identifier], manager);
     // TypeORM answers a DELETE with its rows and their number, and an INSERT with its rows.
     return (keep ? answer : (answer as [unknown])[0]) as { id: string; name: string }[];
   }
@@ -116,17 +113,6 @@ export class FutureCallServiceStore {
     return (this.built ??= perTime(this.clock, (time) => serviceStatements(tables, time)))();
   }
   private built?: () => ReturnType<typeof serviceStatements>;
-
-  private run(
-    { name, text, summary }: ServiceStatement,
-    values: unknown[],
-    manager = this.dataSource.manager,
-  ): Promise<unknown> {
-    // TypeORM hands the query on as it is: to pg, which takes its `name` and `text`, and to loggers and subscribers, to
-    // whom it must be a string. A short one: pg copies each of its characters as a property, 0.7 ms for the whole text.
-    const query = this.options.preparedStatements ? Object.assign(Object(summary), { name, text }) : text;
-    return manager.query(query as string, values);
-  }
 }
 
 /** Rounding up to whole milliseconds keeps a call from being early; one without a delay is due at once. */

@@ -1,12 +1,8 @@
-import { Inject, Injectable, Logger } from '@nestjs/common';
+import { Logger } from '@nestjs/common';
 import type { DataSource } from 'typeorm';
 import { clearTimeout, monotonic, setTimeout, sleep } from '../common/timers.js';
 import { FutureCallSessionError } from '../contract/future-call.errors.js';
-import {
-  FUTURE_CALL_DATA_SOURCE,
-  FUTURE_CALL_OPTIONS,
-  type ResolvedOptions,
-} from '../module/future-call.options.js';
+import type { ResolvedOptions } from '../module/future-call.options.js';
 import { FutureCallClock, perTime } from './future-call.clock.js';
 import { FutureCallConnection, type Answer, type Query, type Statement } from './future-call.connection.js';
 import { FutureCallSchema } from './future-call.schema.js';
@@ -48,7 +44,6 @@ const STABLE_AFTER = 5_000;
  * engine. A claim made by the session that holds the lock cannot outlive the lock: a backend commits or aborts
  * before it lets a session lock go.
  */
-@Injectable()
 export class FutureCallSession {
   private readonly logger = new Logger('FutureCall');
   private readonly stopped = new AbortController();
@@ -65,8 +60,8 @@ export class FutureCallSession {
   private reconnecting: Promise<void> | undefined;
 
   constructor(
-    @Inject(FUTURE_CALL_DATA_SOURCE) private readonly dataSource: DataSource,
-    @Inject(FUTURE_CALL_OPTIONS) private readonly options: ResolvedOptions,
+    private readonly dataSource: DataSource,
+    private readonly options: ResolvedOptions,
     private readonly schema: FutureCallSchema,
     private readonly clock: FutureCallClock,
   ) {}

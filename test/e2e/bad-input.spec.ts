@@ -3,16 +3,19 @@ import path from 'node:path';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import {
   FutureCall,
+  FutureCallControl,
   FutureCallDataError,
   FutureCallHandlerError,
   FutureCallOptionsError,
   FutureCallSchemaError,
   FutureCallSessionError,
   FutureCallTimeError,
+  UnknownFutureCallError,
   type Delay,
   type FutureCallHandler,
   type FutureCallHandlerOptions,
   type FutureCallModuleOptions,
+  type RunDueOptions,
 } from '../../lib/index.js';
 import { bootApp, createTables } from '../support/app.js';
 import { createDatabase, type TestDatabase } from '../support/database.js';
@@ -26,6 +29,7 @@ const ERRORS = {
   FutureCallSchemaError,
   FutureCallSessionError,
   FutureCallTimeError,
+  UnknownFutureCallError,
 };
 
 const PAGE = 'docs/bad-input.md';
@@ -161,6 +165,12 @@ describe('the page about bad input', () => {
     const options = evaluate(given) as FutureCallModuleOptions;
     const booted = await expectAnswer(() => bootApp(database, { options }), answer);
     expect(booted === undefined).toBe(refusal(answer) !== undefined);
+  });
+
+  it.each(rows('Options of runDue'))('says of the options of runDue %s: %s', async (given, answer) => {
+    const { app } = await bootApp(database, { options: { execute: 'manual' } });
+    const control = app.get(FutureCallControl);
+    await expectAnswer(() => control.runDue(evaluate(given) as RunDueOptions), answer);
   });
 
   it.each(rows('Options of a handler'))("says of a handler's options %s: %s", async (given, answer) => {

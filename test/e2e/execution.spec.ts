@@ -2,10 +2,8 @@ import os from 'node:os';
 import { DataSource } from 'typeorm';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { FutureCall, type FutureCallContext } from '../../lib/index.js';
-import { FutureCallCompleter } from '../../lib/engine/future-call.completer.js';
-import { FutureCallExecutor } from '../../lib/engine/future-call.executor.js';
-import { FutureCallEngineStore } from '../../lib/store/future-call.engine-store.js';
 import { bootApp, createTables } from '../support/app.js';
+import { engineOf } from '../support/engine.js';
 import { createDatabase, type TestDatabase } from '../support/database.js';
 import { LogLines } from '../support/log-lines.js';
 import { until } from '../support/until.js';
@@ -513,8 +511,8 @@ describe('a call with the id of another one', () => {
       await until(async () => (await count('future_call_outcome')) === 99, 'all others are recorded');
       expect(await count('future_call_running')).toBe(1);
       // As when a session that was lost is back: what has run is known, and is not released.
-      const known = app.get(FutureCallExecutor, { strict: false }).knownCalls();
-      await app.get(FutureCallEngineStore, { strict: false }).releaseUnknown(known);
+      const known = engineOf(app).executor.knownCalls();
+      await engineOf(app).store.releaseUnknown(known);
       expect(await count('future_call_running')).toBe(1);
       await database.query('drop trigger refuse on future_call_outcome');
       await until(async () => (await count('future_call_outcome')) === 100, 'the last one is recorded too');
@@ -544,10 +542,10 @@ describe('a call with the id of another one', () => {
         async () => logger.warnings.some((line) => line.startsWith('Recording how "once"')),
         'it is set aside',
       );
-      app.get(FutureCallCompleter, { strict: false }).stop();
+      engineOf(app).completer.stop();
       await database.query('drop trigger refuse on future_call_running');
-      const known = app.get(FutureCallExecutor, { strict: false }).knownCalls();
-      await app.get(FutureCallEngineStore, { strict: false }).releaseUnknown(known);
+      const known = engineOf(app).executor.knownCalls();
+      await engineOf(app).store.releaseUnknown(known);
       expect(await count('future_call_running')).toBe(1);
       expect(runs).toBe(1);
     } finally {

@@ -1,6 +1,7 @@
 import { beforeAll, beforeEach, afterAll, describe, expect, it } from 'vitest';
 import { FutureCallEngineStore, type ClaimedCall } from '../../lib/store/future-call.engine-store.js';
 import { bootApp, createTables } from '../support/app.js';
+import { engineOf } from '../support/engine.js';
 import { createDatabase, type TestDatabase } from '../support/database.js';
 
 let database: TestDatabase;
@@ -40,7 +41,7 @@ const ENDS: [what: string, end: (store: FutureCallEngineStore, call: ClaimedCall
 async function bootStore(completed: boolean): Promise<FutureCallEngineStore> {
   const options = { rescueAfter: '5m', pollInterval: '1h', retention: { completed } };
   const { app } = await bootApp(database, { options });
-  return app.get(FutureCallEngineStore, { strict: false });
+  return engineOf(app).store;
 }
 
 const everything = () =>

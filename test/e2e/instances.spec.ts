@@ -160,7 +160,7 @@ describe('several instances', () => {
     app.send({ type: 'close' });
     await app.waitForOutput(/Waiting for 1 calls? to finish, at most 50 ms/);
     expect(await app.exited).toEqual({ code: 0, signal: null });
-    expect(app.output).toMatch(/The app closes\. Interrupted 1 call: "careless"/);
+    expect(app.output).toMatch(/The drain is over\. Interrupted 1 call: "careless"/);
     expect(await database.query('select name, outcome from future_call_outcome')).toEqual([
       { name: 'careless', outcome: 'interrupted' },
     ]);
@@ -212,7 +212,7 @@ describe('several instances', () => {
     await app.waitFor('closed');
     expect(
       await database.query('select outcome, errors->0->>$1 as why from future_call_outcome', ['message']),
-    ).toEqual([{ outcome: 'interrupted', why: 'The app closed before the call had finished.' }]);
+    ).toEqual([{ outcome: 'interrupted', why: 'Its instance stopped before the call had finished.' }]);
     expect(await remaining()).toMatchObject({ running: '0', instances: '0' });
   });
 });

@@ -275,7 +275,7 @@ describe('closing', () => {
     await close();
     expect(events).toEqual(['interrupted', 'interrupted']);
     const why = [
-      { attempt: 1, name: 'Interrupted', message: 'The app closed before the call had finished.' },
+      { attempt: 1, name: 'Interrupted', message: 'Its instance stopped before the call had finished.' },
     ];
     expect(await database.query('select name, outcome, errors from future_call_outcome')).toMatchObject([
       { name: 'once', outcome: 'interrupted', errors: why },

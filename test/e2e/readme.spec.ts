@@ -2,11 +2,13 @@ import { execFile } from 'node:child_process';
 import * as fs from 'node:fs/promises';
 import path from 'node:path';
 import { promisify } from 'node:util';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import type { Type } from '@nestjs/common';
+import { NestFactory } from '@nestjs/core';
+import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest';
 import * as library from '../../lib/index.js';
 import { bootApp } from '../support/app.js';
 import { createDatabase, type TestDatabase } from '../support/database.js';
-import { codeBlocks, ROOT, table, TESTED, type CodeBlock } from '../support/docs.js';
+import { codeBlocks, read, ROOT, table, TESTED, type CodeBlock } from '../support/docs.js';
 import { AppProcess } from '../support/processes.js';
 import { until } from '../support/until.js';
 
@@ -14,16 +16,20 @@ import { until } from '../support/until.js';
 const FOLDER = path.join(ROOT, '.cache/readme');
 
 let database: TestDatabase;
+let written: string[];
+/** What the compiler says of them. */
+let complaints: string;
 beforeAll(async () => {
   database = await createDatabase();
+  written = await writePrograms();
+  complaints = await compile(written);
 });
 afterAll(() => database.drop());
 
 describe('the code of the README', () => {
   it('compiles, and its example does what it says, also after a restart', async () => {
-    const [example, commonJs, ...others] = await writePrograms();
-    expect(await compile([example!, commonJs!, ...others])).toBe('');
-
+    expect(complaints).toBe('');
+    const [example, commonJs] = written;
     const first = start(example!);
     const reminders = (app: AppProcess) => app.output.match(/Reminding ada@example\.com/g)?.length ?? 0;
     await first.waitForOutput(/runs future calls/);
@@ -38,6 +44,42 @@ describe('the code of the README', () => {
     expect(await second.terminate()).toEqual({ code: null, signal: 'SIGTERM' });
     for (const name of ['future_call', 'future_call_running', 'future_call_outcome', 'future_call_instance'])
       expect(await database.query(`select * from ${name}`), name).toEqual([]);
+  });
+});
+
+describe('docs/serverless.md', () => {
+  it('has a route and a script that run what is due', async () => {
+    expect(complaints).toBe('');
+    const compiled = (file: string) => path.join(FOLDER, 'out', file);
+    process.env.DATABASE_URL = database.url;
+    process.env.CRON_SECRET = 'only cron knows';
+    const { AppModule } = (await import(compiled('app.module.js'))) as { AppModule: Type };
+    const app = await NestFactory.create(AppModule, { logger: false });
+    onTestFinished(() => app.close());
+    await app.listen(0, '127.0.0.1');
+    const url = `${await app.getUrl()}/future-calls/run-due`;
+    const schedule = () =>
+      database.query(`insert into future_call (name, data, due_at) values
+        ('sendReminder', '{ "email": "ada@example.com" }', now()),
+        ('sendReminder', null, '2030-01-01T09:00:00Z')`);
+
+    await schedule();
+    expect((await fetch(url, { method: 'POST' })).status).toBe(403);
+    const answer = await fetch(url, {
+      method: 'POST',
+      headers: { authorization: 'Bearer only cron knows' },
+    });
+    const documented = /^`(\{ "started".*\})`\.$/m.exec(read('docs/serverless.md'))![1]!;
+    const result = (await answer.json()) as object;
+    expect(result).toMatchObject({ started: 1, completed: 1, nextDueAt: '2030-01-01T09:00:00.000Z' });
+    expect(Object.keys(result)).toEqual(Object.keys(JSON.parse(documented) as object));
+
+    await schedule();
+    const script = start('run-due.ts');
+    expect(await script.exited).toEqual({ code: 0, signal: null });
+    expect(script.output).toContain('Reminding ada@example.com');
+    expect(script.output).toContain('1 completed, 0 failed. Next: 2030-01-01T09:00:00.000Z');
+    await database.query('truncate future_call');
   });
 });
 
@@ -109,7 +151,9 @@ async function writePrograms(): Promise<string[]> {
 
 /** A block without imports is a part of a program: it gets those of the library, and things to talk of from CONTEXT. */
 function programOf({ file, line, code }: CodeBlock): { name: string; code: string } {
-  const name = `${file.replaceAll(/[^\w]+/g, '-')}-line-${line}.ts`;
+  // One that is to be imported by another says how it is called.
+  const [, own] = /^\/\/ ([\w.-]+\.ts)\n/.exec(code) ?? [];
+  const name = own ?? `${file.replaceAll(/[^\w]+/g, '-')}-line-${line}.ts`;
   if (/^import /m.test(code)) return { name, code };
   const values = Object.keys(library).join(', ');
   const imports = [
@@ -121,7 +165,7 @@ function programOf({ file, line, code }: CodeBlock): { name: string; code: strin
 }
 
 const CONTEXT = `
-import type { FutureCallHandler, FutureCallService } from 'nestjs-future-call';
+import type { FutureCallControl, FutureCallHandler, FutureCallService } from 'nestjs-future-call';
 import type { DataSource } from 'typeorm';
 declare global {
   interface User { id: string; email: string }
@@ -136,6 +180,7 @@ declare global {
   class RemindToPay implements FutureCallHandler<{ orderId: string }> { invoke(data: { orderId: string }): void }
   const dataSource: DataSource;
   const futureCalls: FutureCallService;
+  const control: FutureCallControl;
   const signup: { signUp(user: User): Promise<void> };
   const mailer: FakeMailer;
   const metrics: { increment(name: string, labels: object): void };

@@ -3,6 +3,7 @@ import { beforeEach, describe, expect, it, onTestFinished } from 'vitest';
 import { FutureCall, type FutureCallHandler, type FutureCallModuleOptions } from '../../lib/index.js';
 import { futureCallTables, type FutureCallTables } from '../../lib/tables/future-call.tables.js';
 import { FutureCallClock } from '../../lib/store/future-call.clock.js';
+import { dueStatements } from '../../lib/store/future-call.due-sql.js';
 import { engineStatements } from '../../lib/store/future-call.engine-sql.js';
 import { serviceStatements } from '../../lib/store/future-call.service-sql.js';
 import { bootApp } from '../support/app.js';
@@ -47,7 +48,7 @@ function statementsOf(use: Use, tables: FutureCallTables): Record<string, string
   const all = {
     ...service,
     ...(use !== 'schedule' && { cancelAndKeep }),
-    ...(use === 'execute' && engine),
+    ...(use === 'execute' && { ...engine, ...dueStatements(tables, new FutureCallClock()) }),
   };
   return Object.fromEntries(Object.entries(all).map(([name, { text }]) => [name, text]));
 }

@@ -3,8 +3,8 @@ import * as fs from 'node:fs/promises';
 import os from 'node:os';
 import path from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { FutureCallSession } from '../../lib/store/future-call.session.js';
 import { boot } from '../support/app.js';
+import { engineOf } from '../support/engine.js';
 import type { AppMessage, AppProcess } from '../support/processes.js';
 import { until } from '../support/until.js';
 import { lines, LOOK, LOST, NEW, tally, told, untilAnswered } from './support/evidence.js';
@@ -175,7 +175,7 @@ describe.concurrent('A process that was away', () => {
         options: { sessionUrl: proxy.url(world.database.url), rescueAfter: RESCUE_AFTER },
       });
       world.onEnd(close);
-      const session = app.get(FutureCallSession, { strict: false });
+      const session = engineOf(app).session;
       const held = new Promise<void>((resolve) => {
         proxy.judge = ({ statement }) => {
           if (statement !== 'select 4711') return 'pass';

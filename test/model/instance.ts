@@ -9,15 +9,11 @@ import {
   type FutureCallContext,
   type FutureCallHandler,
 } from '../../lib/index.js';
-import { FutureCallCompleter } from '../../lib/engine/future-call.completer.js';
-import { FutureCallExecutor } from '../../lib/engine/future-call.executor.js';
-import { FutureCallPoller } from '../../lib/engine/future-call.poller.js';
-import { FutureCallRescuer } from '../../lib/engine/future-call.rescuer.js';
+import type { EngineParts } from '../../lib/engine/future-call.engine-parts.js';
 import { DEFAULT_BACKOFF } from '../../lib/engine/future-call.retry-policy.js';
-import { FutureCallEngineStore } from '../../lib/store/future-call.engine-store.js';
-import { FutureCallInstanceStore } from '../../lib/store/future-call.instance-store.js';
 import { FutureCallSession } from '../../lib/store/future-call.session.js';
 import type { TestDatabase } from '../support/database.js';
+import { engineOf } from '../support/engine.js';
 import { until } from '../support/until.js';
 
 /** A handler that waits for the model to say how it ends. */
@@ -41,6 +37,7 @@ export class ModelInstance {
   /** Handlers that run, oldest first. */
   readonly running: Start[] = [];
   isAlive = true;
+  private engine!: EngineParts;
 
   private constructor(
     private readonly app: TestingModule,
@@ -83,7 +80,8 @@ export class ModelInstance {
     });
     await app.init();
     // The model claims; the looks come every 2.5 minutes, so none comes.
-    await app.get(FutureCallPoller, { strict: false }).stop();
+    instance.engine = engineOf(app);
+    await instance.engine.poller.stop();
     return instance;
   }
 
@@ -101,11 +99,11 @@ export class ModelInstance {
 
   /** Claims what is due. `isLost`: the answer never arrives, as when the connection breaks in that moment. */
   async claim(limit: number, { isLost = false } = {}): Promise<void> {
-    const { calls } = await this.app.get(FutureCallEngineStore, { strict: false }).claim(
+    const { calls } = await this.engine.store.claim(
       Object.keys(ATTEMPTS).map((name) => ({ name, free: limit, since: FROM_THE_START })),
       limit,
     );
-    if (!isLost) this.app.get(FutureCallExecutor, { strict: false }).accept(calls);
+    if (!isLost) this.engine.executor.accept(calls);
     else await this.reconnect();
   }
 
@@ -157,7 +155,7 @@ export class ModelInstance {
   }
 
   async rescue(instanceId: number): Promise<boolean> {
-    const store = this.app.get(FutureCallInstanceStore, { strict: false });
+    const store = this.engine.instances;
     return (await store.rescue(instanceId, DEFAULT_BACKOFF)) !== undefined;
   }
 
@@ -173,15 +171,15 @@ export class ModelInstance {
   /** For one that has crashed: closes the pool, which a crash would have closed too. */
   async dispose(): Promise<void> {
     if (this.dataSource.isInitialized) await this.dataSource.destroy();
-    await this.app.get(FutureCallRescuer, { strict: false }).stop();
+    await this.engine.rescuer.stop();
   }
 
   private get session(): FutureCallSession {
-    return this.app.get(FutureCallSession, { strict: false });
+    return this.engine.session;
   }
 
   private recorded(): Promise<void> {
-    return this.app.get(FutureCallCompleter, { strict: false }).settled(new AbortController().signal);
+    return this.engine.completer.settled(new AbortController().signal);
   }
 
   private async nextConnected(): Promise<void> {

@@ -5,7 +5,7 @@ import path from 'node:path';
 export const ROOT = path.resolve(import.meta.dirname, '../..');
 
 /** Whose code is compiled, and whose SQL is run. */
-export const TESTED = ['README.md', 'docs/tables.md', 'docs/coming-from-serverpod.md'];
+export const TESTED = ['README.md', 'docs/serverless.md', 'docs/tables.md', 'docs/coming-from-serverpod.md'];
 
 export interface CodeBlock {
   readonly file: string;

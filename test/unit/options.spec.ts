@@ -37,7 +37,17 @@ const OPTIONS: {
     refuses: [given: unknown, message: RegExp][];
   };
 } = {
-  execute: flag('execute'),
+  execute: {
+    takes: [
+      [true, true],
+      [false, false],
+      ['manual', 'manual'],
+    ],
+    refuses: ['true', 'false', '', 'auto', 0, 1, null, {}].map((given) => [
+      given,
+      /execute must be true, false or 'manual', but it is /,
+    ]),
+  },
   prefetch: flag('prefetch'),
   migrate: flag('migrate'),
   preparedStatements: flag('preparedStatements'),

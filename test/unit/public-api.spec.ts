@@ -8,6 +8,7 @@ import * as library from '../../lib/index.js';
 const VALUES = [
   'DoNotRetryError',
   'FutureCall',
+  'FutureCallControl',
   'FutureCallDataError',
   'FutureCallEntity',
   'FutureCallError',
@@ -60,6 +61,8 @@ const TYPES = [
   'FutureCallStarted',
   'JsonForm',
   'NewFutureCall',
+  'RunDueOptions',
+  'RunDueResult',
   'ScheduleOptions',
   'ScheduledFutureCall',
 ];

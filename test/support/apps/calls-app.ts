@@ -8,6 +8,7 @@ import { TypeOrmModule } from '@nestjs/typeorm';
 import { DataSource } from 'typeorm';
 import {
   FutureCall,
+  FutureCallControl,
   FutureCallModule,
   FutureCallService,
   type FutureCallContext,
@@ -101,6 +102,7 @@ onMessage('schedule', async ({ handler, data = null, delay, count = 1 }) => {
     await service.callWithDelay(String(handler), data, Number(delay ?? 0));
   tell('scheduled');
 });
+onMessage('runDue', async () => tell('has run', { ...(await app.get(FutureCallControl).runDue()) }));
 // Once: Nest ends the process with the signal that it got, and that one must find no listener.
 onMessage('await', ({ signal }) => {
   process.once(signal as NodeJS.Signals, () => tell('signalled'));

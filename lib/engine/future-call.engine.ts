@@ -1,0 +1,126 @@
+import { Logger } from '@nestjs/common';
+import type { RegisteredHandler } from '../handlers/future-call.explorer.js';
+import type { FutureCallInstanceStore } from '../store/future-call.instance-store.js';
+import type { SessionListener } from '../store/future-call.session.js';
+import { FutureCallDrain } from './future-call.drain.js';
+import { assembleEngine, type EngineParts, type EngineSurroundings } from './future-call.engine-parts.js';
+
+/** How often to look for calls that no instance has a handler for, in milliseconds. */
+const CHECK_HANDLERS_EVERY = 600_000;
+
+/** What has become of the calls of one engine. */
+export interface EngineCounts {
+  readonly started: number;
+  readonly completed: number;
+  readonly failed: number;
+  readonly retried: number;
+  readonly interrupted: number;
+}
+
+/**
+ * What executes calls, from its registration as an instance to the end of its drain. For each start a new one is made:
+ * nothing of the last one, no timer, no watermark, no signal, can be left in it.
+ */
+export class FutureCallEngine implements SessionListener {
+  readonly parts: EngineParts;
+  private readonly logger = new Logger('FutureCall');
+  private interrupted = 0;
+  private looks = 0;
+  private draining: Promise<void> | undefined;
+
+  /**
+   * @param handlers those that it runs
+   * @param limit how many calls it claims in all
+   * @param check looks for calls that nobody has a handler for
+   */
+  constructor(
+    private readonly around: EngineSurroundings,
+    private readonly handlers: ReadonlyMap<string, RegisteredHandler>,
+    limit: number,
+    private readonly check: (instances: FutureCallInstanceStore) => Promise<void>,
+  ) {
+    this.parts = assembleEngine(around, limit);
+  }
+
+  get counts(): EngineCounts {
+    return { ...this.parts.executor.counts, interrupted: this.interrupted };
+  }
+
+  /** Registers and begins to claim. Throws what connecting throws, or `FutureCallSessionError`; it is of no use then. */
+  async start(): Promise<void> {
+    const { session, executor, poller, rescuer, pruner } = this.parts;
+    const attempts = [...this.handlers.values()].map(({ name, options }) => [name, options.attempts ?? 1]);
+    await session.start(Object.fromEntries(attempts) as Record<string, number>, this);
+    executor.start(this.handlers.values(), () => poller.slotFreed());
+    rescuer.start(() => this.answered());
+    poller.start(this.handlers.keys());
+    pruner.start();
+    this.around.events.emit({ type: 'connected', instanceId: session.instance.id });
+  }
+
+  /** Claims nothing any more, and waits for what runs. Can be called twice. */
+  async drain(): Promise<void> {
+    await (this.draining ??= new FutureCallDrain(this.parts, this.around)
+      .run()
+      .then((interrupted) => void (this.interrupted = interrupted)));
+  }
+
+  /**
+   * Resolves when nothing is due any more that it may claim, nothing runs, and nobody is missing whose calls it may have
+   * to rescue; or when the signal is aborted. Throws why claiming fails.
+   */
+  async exhaust(signal: AbortSignal): Promise<void> {
+    const { poller, rescuer } = this.parts;
+    await poller.exhaust(signal);
+    // What was taken from a dead instance may be due.
+    if (await rescuer.judged(signal)) await poller.exhaust(signal);
+  }
+
+  /** Warns of calls that nobody has a handler for: after the start, and from time to time. */
+  async checkHandlers(): Promise<void> {
+    await this.check(this.parts.instances);
+  }
+
+  lost(error: Error): void {
+    const { rescuer, session } = this.parts;
+    rescuer.reset();
+    const { id } = session.instance;
+    this.logger.warn(`Instance ${id} lost its session, and reconnects: ${error.message}`);
+    this.around.events.emit({ type: 'disconnected', instanceId: id, error });
+  }
+
+  async restored(sameInstance: boolean): Promise<void> {
+    const { session, store, slots, executor, completer, poller } = this.parts;
+    const { id } = session.instance;
+    if (sameInstance) {
+      // A claim whose answer was lost may have been committed: its calls are ours, and nobody here knows them.
+      await store.releaseUnknown(executor.knownCalls());
+      this.logger.log(`Instance ${id} has its session back.`);
+    } else {
+      // Taken for dead: what had not started was given away, and what runs may run elsewhere too.
+      slots.takeQueued();
+      executor.abort(
+        new Error('This instance was taken for dead; the call may have been given to another one.'),
+      );
+      this.logger.warn(`This process was taken for dead and goes on as instance ${id}.`);
+    }
+    this.around.events.emit({ type: 'connected', instanceId: id });
+    executor.resume();
+    completer.resume();
+    poller.poll();
+  }
+
+  notified(payload: string): void {
+    this.parts.poller.notified(payload);
+  }
+
+  /** The session works: what waited for that may start. And time has passed: a deploy may have left calls behind. */
+  private answered(): void {
+    this.parts.executor.resume();
+    const looks = CHECK_HANDLERS_EVERY / (this.around.options.rescueAfter / 2);
+    if (++this.looks >= looks) {
+      this.looks = 0;
+      void this.checkHandlers();
+    }
+  }
+}

@@ -1,0 +1,21 @@
+import { Logger } from '@nestjs/common';
+import type { FutureCallInstanceStore } from '../store/future-call.instance-store.js';
+
+/** Looks for calls that no instance has a handler for. */
+export class FutureCallHandlerCheck {
+  private readonly logger = new Logger('FutureCall');
+  private told = '';
+
+  /** Warns once for each change: while a deploy goes on, the old processes still have what the new ones lack. */
+  async check(instances: FutureCallInstanceStore): Promise<void> {
+    const names = await instances.namesWithoutHandler().catch(() => []);
+    const listed = names.map((name) => `"${name}"`).join(', ');
+    if (listed !== '' && listed !== this.told) {
+      this.logger.warn(
+        `Calls are pending that no running instance has a handler for: ${listed}. ` +
+          `They stay until one has, or until they are cancelled.`,
+      );
+    }
+    this.told = listed;
+  }
+}

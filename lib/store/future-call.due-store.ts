@@ -1,0 +1,58 @@
+import { Inject, Injectable } from '@nestjs/common';
+import type { FutureCallOutcome } from '../contract/future-call.types.js';
+import { FUTURE_CALL_OPTIONS, type ResolvedOptions } from '../module/future-call.options.js';
+import { FutureCallClock, perTime } from './future-call.clock.js';
+import { dueStatements } from './future-call.due-sql.js';
+import { FutureCallPool } from './future-call.pool.js';
+import { FutureCallSchema } from './future-call.schema.js';
+
+/** What there is to do. */
+export interface DueLook {
+  /** When the first pending call of the handlers is due, in milliseconds since 1970, or null when there is none. */
+  readonly nextDueAt: number | null;
+  readonly isDue: boolean;
+  /** Whether there is an instance whose liveness lock is missing. */
+  readonly mayHaveToRescue: boolean;
+  /** Whether there are outcomes that were kept long enough. */
+  readonly mayPrune: boolean;
+}
+
+/** What a process asks that runs calls only now and then, on a connection of the app's pool. */
+@Injectable()
+export class FutureCallDueStore {
+  private built?: () => ReturnType<typeof dueStatements>;
+
+  constructor(
+    @Inject(FUTURE_CALL_OPTIONS) private readonly options: ResolvedOptions,
+    private readonly pool: FutureCallPool,
+    private readonly schema: FutureCallSchema,
+    private readonly clock: FutureCallClock,
+  ) {}
+
+  async look(names: readonly string[]): Promise<DueLook> {
+    const { lookForWork } = await this.statements();
+    const [row] = (await this.pool.run(lookForWork, [names, ...this.kept()])) as [
+      Omit<DueLook, 'nextDueAt'> & { nextDueAt: string | null },
+    ];
+    return { ...row, nextDueAt: row.nextDueAt === null ? null : Number(row.nextDueAt) };
+  }
+
+  /** Deletes a batch of old outcomes. */
+  async prune(): Promise<void> {
+    const { pruneBatch } = await this.statements();
+    await this.pool.run(pruneBatch, this.kept());
+  }
+
+  /** The outcomes that are not kept for ever, and for how many milliseconds they are. */
+  private kept(): [FutureCallOutcome[], number[]] {
+    const limited = (Object.entries(this.options.retention) as [FutureCallOutcome, number][]).filter(
+      ([, keptFor]) => keptFor !== Infinity,
+    );
+    return [limited.map(([outcome]) => outcome), limited.map(([, keptFor]) => keptFor)];
+  }
+
+  private async statements() {
+    const tables = await this.schema.ready();
+    return (this.built ??= perTime(this.clock, (time) => dueStatements(tables, time)))();
+  }
+}
