@@ -1,6 +1,6 @@
 import { Logger } from '@nestjs/common';
 import { parseTimestamp } from '../common/timestamp.js';
-import { clearInterval, clearTimeout, monotonic, setInterval, setTimeout, sleep } from '../common/timers.js';
+import { clearInterval, setInterval, sleep } from '../common/timers.js';
 import { unlessAborted } from '../common/waiting.js';
 import type { ResolvedOptions } from '../module/future-call.options.js';
 import type { LocalPoller } from '../contract/future-call.wake.js';
@@ -11,6 +11,7 @@ import {
 } from '../store/future-call.engine-store.js';
 import { FutureCallSession } from '../store/future-call.session.js';
 import { NOTIFICATION_SEPARATOR } from '../store/future-call.sql.js';
+import { FutureCallDueTimer } from './future-call.due-timer.js';
 import { FutureCallExecutor } from './future-call.executor.js';
 import { FutureCallSlots, type Capacity } from './future-call.slots.js';
 
@@ -42,10 +43,7 @@ export class FutureCallPoller implements LocalPoller {
   private readonly byName = new Map<string, PolledHandler>();
   private claiming: Promise<void> | undefined;
   private pollTimer: NodeJS.Timeout | undefined;
-  private dueTimer: NodeJS.Timeout | undefined;
-  private dueTimerAt = Infinity;
-  /** What to add to this process's monotonic clock to get the database's, at most. */
-  private clockOffset: number | undefined;
+  private readonly dueTimer: FutureCallDueTimer;
   private served = 1;
   /** Slots that calls of this process are promised, which are being inserted. */
   private reserved = 0;
@@ -65,7 +63,9 @@ export class FutureCallPoller implements LocalPoller {
     private readonly executor: FutureCallExecutor,
     /** How many calls it may claim in all. */
     private readonly limit: number,
-  ) {}
+  ) {
+    this.dueTimer = new FutureCallDueTimer(options.pollInterval, () => this.becameDue());
+  }
 
   private get remaining(): number {
     return this.limit - this.claimed;
@@ -87,7 +87,7 @@ export class FutureCallPoller implements LocalPoller {
     this.isStopped = true;
     this.stopped.abort();
     clearInterval(this.pollTimer);
-    this.disarm();
+    this.dueTimer.clear();
     await this.claiming;
   }
 
@@ -154,10 +154,10 @@ export class FutureCallPoller implements LocalPoller {
   private heardOf(name: string, dueAt: number): void {
     const handler = this.byName.get(name);
     if (handler === undefined || this.isStopped) return;
-    const isDue = this.clockOffset === undefined || dueAt <= this.databaseClock(this.clockOffset);
+    const isDue = this.dueTimer.isDue(dueAt);
     announce(handler, dueAt, isDue);
     if (isDue) this.claimIfWorthwhile();
-    else this.arm(dueAt);
+    else this.dueTimer.set(dueAt);
   }
 
   private claimIfWorthwhile(): void {
@@ -193,12 +193,10 @@ export class FutureCallPoller implements LocalPoller {
   private async claim(requests: readonly ClaimRequest[], limit: number): Promise<void> {
     for (const { name } of requests) this.byName.get(name)!.announced = Infinity;
     const { calls, sentAt, now, nextDueAt } = await this.store.claim(requests, limit);
-    // Since the sending, not the answer: this clock may be ahead of the database's, which costs a claim too many, but
-    // not behind, which would make calls late.
-    this.clockOffset = now - sentAt;
+    this.dueTimer.tie(now, sentAt);
     this.failure = undefined;
-    this.disarm();
-    this.arm(nextDueAt);
+    this.dueTimer.clear();
+    if (!this.isStopped) this.dueTimer.set(nextDueAt);
 
     const claimed = new Map<string, { count: number; last: Watermark }>();
     for (const call of calls) {
@@ -243,32 +241,12 @@ export class FutureCallPoller implements LocalPoller {
 
   private reannounce(handler: PolledHandler): void {
     const { announced } = handler;
-    const isDue = announced <= this.databaseClock(this.clockOffset!);
+    const isDue = this.dueTimer.isDue(announced);
     announce(handler, announced, isDue);
-    if (!isDue) this.arm(announced);
-  }
-
-  private databaseClock(offset: number): number {
-    return monotonic() + offset;
-  }
-
-  /** Sets the timer to a moment of the database's clock, unless it is set to an earlier one. The poll comes anyway. */
-  private arm(dueAt: number): void {
-    if (this.isStopped || dueAt >= this.dueTimerAt) return;
-    const wait = dueAt - this.databaseClock(this.clockOffset!);
-    if (wait > this.options.pollInterval) return;
-    clearTimeout(this.dueTimer);
-    this.dueTimerAt = dueAt;
-    this.dueTimer = setTimeout(() => this.becameDue(), Math.max(1, Math.ceil(wait)));
-  }
-
-  private disarm(): void {
-    clearTimeout(this.dueTimer);
-    this.dueTimerAt = Infinity;
+    if (!isDue && !this.isStopped) this.dueTimer.set(announced);
   }
 
   private becameDue(): void {
-    this.dueTimerAt = Infinity;
     for (const handler of this.handlers) handler.mayHaveDue = true;
     this.claimIfWorthwhile();
   }

@@ -35,6 +35,9 @@ const RAW_TYPES = { getTypeParser: () => (value: unknown) => value } as unknown 
  */
 const PIPELINE = { pipeline: true };
 
+/** SQLSTATEs that end the connection: a shutdown, a termination, a session that was idle for too long. */
+const LAST_WORDS = /^(?:57P0[1-5]|25P0[34]|08...)$/;
+
 /** How long the server may take to let us in, in milliseconds. */
 const CONNECT_WITHIN = 10_000;
 
@@ -52,15 +55,15 @@ function noAnswer(cause: unknown): FutureCallSessionError {
 export class FutureCallConnection {
   /** Resolves when the connection is gone, with the error that ended it. */
   readonly gone: Promise<Error | undefined>;
+  private isGone!: (error: Error | undefined) => void;
   /** What the next statement waits for. pg has a queue of its own, and will lose it. */
   private last: Promise<void> = Promise.resolve();
 
   private constructor(private readonly client: pg.Client) {
-    this.gone = new Promise((resolve) => {
-      // pg emits 'error' twice for a connection that breaks, and is of no use after the first.
-      client.on('error', resolve);
-      client.on('end', () => resolve(undefined));
-    });
+    this.gone = new Promise((resolve) => (this.isGone = resolve));
+    // pg emits 'error' twice for a connection that breaks, and is of no use after the first.
+    client.on('error', this.isGone);
+    client.on('end', () => this.isGone(undefined));
   }
 
   /** Connects with the data source's own options, or to `url`, unless the signal is aborted before. */
@@ -155,13 +158,19 @@ export class FutureCallConnection {
 
   private async send({ name, text }: Statement, values: unknown[] = []): Promise<Answer> {
     const sentAt = monotonic();
-    const { rows, rowCount } = await this.client.query<Row>({
-      ...(name === undefined ? {} : { name }),
-      text,
-      values,
-      rowMode: 'array',
-    });
-    return { rows, count: rowCount ?? 0, sentAt };
+    try {
+      const { rows, rowCount } = await this.client.query<Row>({
+        ...(name === undefined ? {} : { name }),
+        text,
+        values,
+        rowMode: 'array',
+      });
+      return { rows, count: rowCount ?? 0, sentAt };
+    } catch (error) {
+      // Whoever hears of it is to know already that it was no answer to the statement.
+      if (error instanceof pg.DatabaseError && LAST_WORDS.test(error.code ?? '')) this.isGone(error);
+      throw error;
+    }
   }
 
   /** Ends it politely: what was sent is answered first. */

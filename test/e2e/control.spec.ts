@@ -335,13 +335,17 @@ describe('runDue()', () => {
     expect(await control.runDue()).toMatchObject({ started: 1 });
   });
 
-  it('stays until the calls of a dead instance have been rescued, and runs those that are due then', async () => {
+  it('stays until the calls of a dead instance have been rescued, and says when those are due that may be tried again', async () => {
     const { control } = await bootManual({ rescueAfter: 500 });
     await database.query(`
-      insert into future_call_instance (id, host, pid, poll_interval, handlers) values (7, 'gone', 1, 1000, '{ "once": 1 }');
+      insert into future_call_instance (id, host, pid, poll_interval, handlers) values (7, 'gone', 1, 1000, '{ "once": 1, "twice": 2 }');
       insert into future_call_running (id, name, due_at, attempt, instance_id, claim, created_at)
-      values (70, 'once', now(), 1, 7, 1, now()), (80, 'once', now(), 1, 8, 1, now())`);
-    expect(await control.runDue()).toEqual({ ...NOTHING, nextDueAt: null });
+      values (70, 'once', now(), 1, 7, 1, now()), (71, 'twice', now(), 1, 7, 1, now()), (80, 'once', now(), 1, 8, 1, now())`);
+    const { nextDueAt, ...counts } = await control.runDue();
+    expect(counts).toEqual(NOTHING);
+    expect(await database.query('select id, due_at from future_call')).toEqual([
+      { id: '71', due_at: nextDueAt },
+    ]);
     expect(await database.query('select call_id, outcome from future_call_outcome order by 1')).toEqual([
       { call_id: '70', outcome: 'interrupted' },
       { call_id: '80', outcome: 'interrupted' },
