@@ -5,6 +5,7 @@ import * as fs from 'node:fs/promises';
 import os from 'node:os';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { temporaryPostgres } from './embedded-postgres.mjs';
 
 /** @typedef {{ passed: number, failed: string[], skipped: string[] }} Result what failed and was skipped, by name */
 
@@ -40,15 +41,44 @@ async function checks() {
     await step('pack', process.execPath, ['scripts/pack.mjs', tarball]),
     await step('publint', 'publint', ['run', '--strict', tarball]),
     await step('attw', 'attw', [tarball, '--profile', 'esm-only', '--format', 'ascii']),
-    await step('smoke: ES module app', process.execPath, ['scripts/smoke.mjs', tarball, 'module']),
-    await step('smoke: CommonJS app', process.execPath, ['scripts/smoke.mjs', tarball, 'commonjs']),
+    await smoke(tarball),
   ]);
 }
 
-/** @param {string} name @param {string} file @param {string[]} args @returns {Promise<Result>} */
-async function step(name, file, args) {
+/**
+ * Apps of both kinds with the packed library, on the oldest and on the newest packages that it works with.
+ *
+ * @param {string} tarball
+ */
+async function smoke(tarball) {
+  // One server for all of them. Without it each makes its own, and says what is wrong.
+  const server = process.env.DATABASE_URL ? undefined : await temporaryPostgres().catch(() => undefined);
+  const env = server && { DATABASE_URL: server.url };
+  /** @param {string} name @param {string[]} app */
+  const runApp = (name, app) =>
+    step(`smoke: ${name}`, process.execPath, ['scripts/smoke.mjs', tarball, ...app], env);
+  try {
+    return merge([
+      await runApp('oldest NestJS and TypeORM, ES module', ['oldest', 'module']),
+      await runApp('oldest NestJS and TypeORM, CommonJS', ['oldest', 'commonjs']),
+      await runApp('newest NestJS and TypeORM, ES module', ['newest', 'module']),
+      await runApp('newest NestJS and TypeORM, CommonJS', ['newest', 'commonjs']),
+    ]);
+  } finally {
+    await server?.stop();
+  }
+}
+
+/**
+ * @param {string} name
+ * @param {string} file
+ * @param {string[]} args
+ * @param {Record<string, string>} [env]
+ * @returns {Promise<Result>}
+ */
+async function step(name, file, args, env) {
   const start = performance.now();
-  const { code, output } = await run(file, args);
+  const { code, output } = await run(file, args, { env });
   const seconds = ((performance.now() - start) / 1000).toFixed(1);
   if (code === 0) {
     console.log(`✓ ${name} (${seconds} s)`);
@@ -62,7 +92,7 @@ async function step(name, file, args) {
 async function vitest(args) {
   const file = path.join(folder, 'vitest.json');
   const reporters = ['--reporter=default', '--reporter=json', `--outputFile.json=${file}`];
-  const { code } = await run('vitest', ['run', ...reporters, ...args], true);
+  const { code } = await run('vitest', ['run', ...reporters, ...args], { print: true });
   const { testResults } = JSON.parse(await fs.readFile(file, 'utf8').catch(() => '{"testResults":[]}'));
 
   /** @type {Result} */
@@ -85,10 +115,10 @@ async function vitest(args) {
 /**
  * @param {string} file
  * @param {string[]} args
- * @param {boolean} [print] at once, line by line, instead of keeping it
+ * @param {{ print?: boolean, env?: Record<string, string> | undefined }} [options] `print`: at once, line by line, instead of keeping it
  * @returns {Promise<{ code: number | string, output: string }>}
  */
-function run(file, args, print = false) {
+function run(file, args, { print = false, env } = {}) {
   return new Promise((resolve) => {
     if (interrupted) return resolve({ code: interrupted, output: '' });
     const child = spawn(file, args, {
@@ -97,6 +127,7 @@ function run(file, args, print = false) {
       stdio: ['ignore', 'pipe', 'pipe'],
       env: {
         ...process.env,
+        ...env,
         PATH: [path.join(root, 'node_modules/.bin'), process.env.PATH].join(path.delimiter),
         ...(process.stdout.isTTY && { FORCE_COLOR: '1' }),
       },

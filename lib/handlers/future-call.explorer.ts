@@ -73,7 +73,9 @@ export class FutureCallExplorer {
     return async (data, call) => {
       const request: FutureCallRequest = { data, call };
       const contextId = ContextIdFactory.getByRequest(request);
-      moduleRef.registerRequestByContextId(request, contextId);
+      // Nest hands a durable provider the payload by itself only since 11.2.10 and 12.5.
+      const payload = wrapper.isDependencyTreeDurable() ? contextId.payload : undefined;
+      moduleRef.registerRequestByContextId(payload === undefined ? request : payload, contextId);
       const instance = await moduleRef.resolve<Invocable>(wrapper.token, contextId, { strict: true });
       return instance.invoke(data, call);
     };

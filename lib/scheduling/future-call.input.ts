@@ -11,6 +11,7 @@ import {
   FutureCallTimeError,
 } from '../contract/future-call.errors.js';
 import { refuseUnknown, requireObject } from '../module/future-call.option-readers.js';
+import { dataSourceOf } from '../tables/future-call.data-source.js';
 
 // What a user passes to the service, read once and refused early: with an error of ours, naming the value and the cure.
 
@@ -28,11 +29,18 @@ export function requireOptions(method: string, options: object, known: string[])
   }
 }
 
-/** By what it has, not by its class: it may be a proxy, as nestjs-cls makes one. A query runner has a manager. */
+/**
+ * By what it has, not by its class: it may be a proxy, as nestjs-cls makes one. A query runner has a manager, and a
+ * client of pg no transactions.
+ */
 function isManager(value: unknown): boolean {
-  if (typeof value !== 'object' || value === null) return false;
+  if (typeof value !== 'object' || value === null || 'manager' in value) return false;
+  const manager = value as EntityManager;
   return (
-    'dataSource' in value && !('manager' in value) && typeof (value as EntityManager).query === 'function'
+    typeof manager.query === 'function' &&
+    typeof manager.transaction === 'function' &&
+    // Not there in what only looks like one.
+    Boolean(dataSourceOf(manager))
   );
 }
 

@@ -2,6 +2,7 @@ import { Inject, Injectable } from '@nestjs/common';
 import type { DataSource, EntityManager } from 'typeorm';
 import { FutureCallOptionsError } from '../contract/future-call.errors.js';
 import { FUTURE_CALL_DATA_SOURCE } from '../module/future-call.options.js';
+import { dataSourceOf } from '../tables/future-call.data-source.js';
 
 /** The managers that callers pass: which of them are of our data source, and which may be in a transaction. */
 @Injectable()
@@ -11,7 +12,7 @@ export class FutureCallManagers {
   /** The caller's manager, if it is one of our data source: a call in another database would be lost. */
   own(manager: EntityManager | undefined): EntityManager | undefined {
     if (manager === undefined) return undefined;
-    if (manager.dataSource !== this.dataSource) {
+    if (dataSourceOf(manager) !== this.dataSource) {
       throw new FutureCallOptionsError(
         `The manager belongs to another data source than the one that FutureCallModule uses. Pass a manager of that one, or none.`,
       );

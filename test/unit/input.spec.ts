@@ -1,3 +1,4 @@
+import pg from 'pg';
 import { describe, expect, it } from 'vitest';
 import { FutureCallDataError, FutureCallOptionsError, FutureCallTimeError } from '../../lib/index.js';
 import {
@@ -221,10 +222,19 @@ describe('the options of a call', () => {
     ['null as the manager', { manager: null }, /manager must be the EntityManager/],
     ['what knows the data source, but asks nothing', { manager: { dataSource: {} } }, /manager must be the/],
     ['a class as the manager', { manager: class {} }, /manager must be the EntityManager/],
+    ['a client of pg as the manager', { manager: new pg.Client() }, /manager must be the EntityManager/],
   ])('%s: refused', (_what, options, message) => {
     const read = () => requireOptions('callWithDelay', options as object, ['identifier', 'manager']);
     expect(refusal(read, FutureCallOptionsError)).toMatch(message);
   });
+
+  it.each(['dataSource', 'connection'])(
+    'may have a manager that calls its data source "%s", as TypeORM 1 or 0.3 does',
+    (name) => {
+      const manager = { [name]: {}, query() {}, transaction() {} };
+      expect(() => requireOptions('cancel', { manager }, ['manager'])).not.toThrow();
+    },
+  );
 
   it('may be undefined', () => {
     expect(() =>

@@ -1,6 +1,7 @@
 import * as fs from 'node:fs';
 import path from 'node:path';
 import vm from 'node:vm';
+import semver from 'semver';
 import ts from 'typescript';
 import { describe, expect, it } from 'vitest';
 import { DEFAULTS, resolveOptions } from '../../lib/module/future-call.options.js';
@@ -76,11 +77,17 @@ describe('the options of a handler in the README', () => {
 
 describe('what the README says', () => {
   it('of requirements is what package.json asks for', () => {
-    const major = (name: string) => /\d+/.exec(manifest.peerDependencies[name]!)![0];
-    const node = manifest.engines.node.replace('>=', '');
+    const { node } = manifest.engines;
+    const {
+      '@nestjs/core': nest,
+      '@nestjs/common': common,
+      '@nestjs/typeorm': ofTypeorm,
+      typeorm,
+    } = manifest.peerDependencies;
     expect(readme).toContain(
-      `Node.js ${node} or newer, NestJS ${major('@nestjs/core')}, TypeORM ${major('typeorm')} and PostgreSQL`,
+      `Node.js ${node.replace('>=', '')} or newer, NestJS ${linesOf(nest!)}, TypeORM ${linesOf(typeorm!)}, and PostgreSQL`,
     );
+    expect([common, ofTypeorm]).toEqual([nest, nest]);
     const [, packages] = /^npm install (.+)$/m.exec(readme)!;
     // The rest is in every Nest app.
     const asked = [
@@ -232,6 +239,16 @@ function markdownIn(folder: string): string[] {
     .readdirSync(path.join(ROOT, folder))
     .filter((file) => file.endsWith('.md'))
     .map((file) => `${folder}/${file}`);
+}
+
+/** `^0.3.20 || ^1.0.0` is "0.3 (from 0.3.20) or 1". */
+function linesOf(range: string): string {
+  const lines = range.split(' || ').map((part) => {
+    const { major, minor, patch, version } = semver.minVersion(part)!;
+    const line = major > 0 ? `${major}` : `0.${minor}`;
+    return patch > 0 || (major > 0 && minor > 0) ? `${line} (from ${version})` : line;
+  });
+  return lines.join(' or ');
 }
 
 /** The anchor that GitHub gives a heading. */

@@ -1,4 +1,5 @@
 import type { DataSource, MigrationInterface, QueryRunner } from 'typeorm';
+import { dataSourceOf } from '../future-call.data-source.js';
 import { futureCallTables, quoteName, type FutureCallTables } from '../future-call.tables.js';
 import { findSchema, type FoundSchema, type RunStatement } from './future-call.schema-version.js';
 
@@ -29,11 +30,11 @@ export abstract class FutureCallMigration implements MigrationInterface {
 
   /** Does nothing on tables that have this version already, whoever made them. */
   async up(queryRunner: QueryRunner): Promise<void> {
-    await upgradeTables(runnerOf(queryRunner), queryRunner.dataSource, [this]);
+    await upgradeTables(runnerOf(queryRunner), dataSourceOf(queryRunner), [this]);
   }
 
   async down(queryRunner: QueryRunner): Promise<void> {
-    const { dataSource } = queryRunner;
+    const dataSource = dataSourceOf(queryRunner);
     const { version } = await findSchema(runnerOf(queryRunner), futureCallTables(dataSource));
     if (version >= this.version) await queryRunner.query(this.undo(dataSource).join(';\n'));
   }
