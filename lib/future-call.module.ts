@@ -104,14 +104,17 @@ class FutureCallRunnerModule {
 @Module({ providers: [FutureCallControl], exports: [FutureCallControl] })
 class FutureCallControlModule {}
 
+/** What an app injects. */
+const FOR_EVERYBODY = [FutureCallService, FutureCallControl];
+
 /**
  * Import it once, in the root module: `FutureCallModule.forRoot()` or `forRootAsync()`. It runs the calls; what
  * schedules them is global.
  */
 @Module({
   // Only for who imports the class as it is: before Nest says that the service is missing somewhere, this says why.
-  providers: [{ provide: FutureCallService, useFactory: refuseBareModule }],
-  exports: [FutureCallService],
+  providers: FOR_EVERYBODY.map((provide) => ({ provide, useFactory: refuseBareModule })),
+  exports: FOR_EVERYBODY,
 })
 export class FutureCallModule {
   /** @throws FutureCallOptionsError at boot, for a wrong option. */

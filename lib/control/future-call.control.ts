@@ -19,8 +19,8 @@ export class FutureCallControl {
    * Begins to run calls, as an app with `execute: true` does when it has booted: this process becomes an instance, until
    * `stop()` is called or the app closes. Does nothing when it is one already.
    *
-   * @throws FutureCallOptionsError with `execute: false`; FutureCallSessionError when the app is closing, or the session
-   * cannot be had; what connecting throws. It may be called again then.
+   * @throws FutureCallOptionsError with `execute: false`; FutureCallSessionError when the app has not booted or is closing,
+   * or the session cannot be had; what connecting throws. It may be called again then.
    */
   async start(): Promise<void> {
     await this.runner.start();
@@ -43,7 +43,7 @@ export class FutureCallControl {
    * It may be called again and again, and several times at once: they share the work, also with other processes.
    *
    * @throws FutureCallOptionsError for a wrong option, and with `execute: false`; UnknownFutureCallError for a handler that
-   * this process does not have; FutureCallSessionError when the app is closing; what the database throws
+   * this process does not have; FutureCallSessionError when the app has not booted or is closing; what the database throws
    */
   async runDue(options: RunDueOptions = {}): Promise<RunDueResult> {
     return this.runner.runDue(readRunDue(options, this.registry));

@@ -50,6 +50,7 @@ export class FutureCallRunner implements OnApplicationBootstrap, OnModuleDestroy
   private readonly dueRuns = new Map<FutureCallDueRun, Promise<RunDueResult>>();
   private started: FutureCallEngine | undefined;
   private lastTurn: Promise<unknown> = Promise.resolve();
+  private hasBooted = false;
   private isClosing = false;
 
   constructor(
@@ -74,6 +75,7 @@ export class FutureCallRunner implements OnApplicationBootstrap, OnModuleDestroy
     // Also where nothing runs: a handler that is declared wrongly is found at boot.
     void this.registry.handlers;
     await this.schema.ready();
+    this.hasBooted = true;
     if (this.options.execute === true) await this.start();
     else if (this.options.execute === 'manual') {
       this.logger.log(`Ready. This process runs future calls when it is told to (execute: 'manual').`);
@@ -160,6 +162,13 @@ export class FutureCallRunner implements OnApplicationBootstrap, OnModuleDestroy
       throw new FutureCallOptionsError(
         `FutureCallControl.${method}() runs calls, and this process runs none: its execute is false. ` +
           `Set execute: 'manual' in FutureCallModule.forRoot(), and calls run when ${method}() is called, and only then.`,
+      );
+    }
+    if (!this.hasBooted) {
+      // More handlers may be found until then.
+      throw new FutureCallSessionError(
+        `FutureCallControl.${method}() comes too early: the app has not booted. ` +
+          `Call it after app.init() or app.listen(), and not in onModuleInit() or onApplicationBootstrap().`,
       );
     }
     if (this.isClosing) {

@@ -1,4 +1,5 @@
 import { AsyncLocalStorage } from 'node:async_hooks';
+import { Injectable, type OnApplicationBootstrap, type OnModuleInit } from '@nestjs/common';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import {
   FutureCall,
@@ -425,6 +426,29 @@ describe('runDue()', () => {
 });
 
 describe('what is refused', () => {
+  it('is running calls before the app has booted: more handlers may be found', async () => {
+    const refusals: Error[] = [];
+    @Injectable()
+    class Hasty implements OnModuleInit, OnApplicationBootstrap {
+      constructor(private readonly early: FutureCallControl) {}
+      async onModuleInit() {
+        await this.early.runDue().catch((error: Error) => refusals.push(error));
+      }
+      async onApplicationBootstrap() {
+        await this.early.start().catch((error: Error) => refusals.push(error));
+      }
+    }
+    const { control, service } = await bootManual({}, { providers: [Hasty, Once] });
+    expect(refusals.map(({ name, message }) => `${name}: ${message}`)).toEqual([
+      expect.stringMatching(
+        /^FutureCallSessionError: .*runDue\(\) comes too early.* Call it after app\.init\(\)/,
+      ),
+      expect.stringMatching(/^FutureCallSessionError: .*start\(\) comes too early/),
+    ]);
+    await service.callWithDelay(Once, null, 0);
+    expect(await control.runDue()).toMatchObject({ started: 1 });
+  });
+
   it('is running calls with execute: false, with the cure', async () => {
     const { app } = await bootApp(database, { providers: [Once], options: { execute: false } });
     const control = app.get(FutureCallControl);
