@@ -1,6 +1,9 @@
+import path from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { createDatabase, type TestDatabase } from '../support/database.js';
-import { spawnApp } from '../support/processes.js';
+import { spawnApp, type AppMessage } from '../support/processes.js';
+
+const APPS = path.resolve(import.meta.dirname, '../../.cache/apps');
 
 let database: TestDatabase;
 beforeAll(async () => {
@@ -32,6 +35,17 @@ describe('spawnApp', () => {
     expect(await app.exited).toEqual({ code: 0, signal: null });
     expect(app.messages.map((message) => message.type)).toEqual(['ready', 'echoed', 'closed']);
     expect(app.output).toContain('Nest');
+  });
+
+  it('loads each library once: what is bundled, and nothing beside it', async () => {
+    const app = start();
+    await app.waitFor('ready');
+    app.send({ type: 'files' });
+    const { files } = await app.waitFor<AppMessage & { files: string[] }>('files');
+    expect(files.map((file) => path.relative(APPS, file).replaceAll(path.sep, '/'))).toEqual([
+      'test/support/libraries/load.cjs',
+      'node_modules/pg/index.cjs',
+    ]);
   });
 
   it('freezes, continues and kills it', async () => {
