@@ -1,4 +1,5 @@
 import { defineConfig } from 'vitest/config';
+import { LongestFirst } from './test/support/longest-first.js';
 
 // The type tests (test/types) need no runner: tsc -p tsconfig.json compiles them, and fails on a line that is
 // marked with "ts-expect-error" and compiles.
@@ -22,7 +23,8 @@ export default defineConfig({
     testTimeout: 600_000,
     hookTimeout: 600_000,
     // Most tests wait for timers and processes most of the time.
-    maxWorkers: 4,
+    maxWorkers: 5,
+    sequence: { sequencer: LongestFirst },
     coverage: { include: ['lib/**'] },
   },
 });

@@ -1,6 +1,11 @@
+import path from 'node:path';
+import pg from 'pg';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { createDatabase, type TestDatabase } from '../support/database.js';
-import { spawnApp } from '../support/processes.js';
+import { spawnApp, type AppMessage } from '../support/processes.js';
+import { PostgresProxy, type HeldAnswer } from '../support/proxy.js';
+
+const APPS = path.resolve(import.meta.dirname, '../../.cache/apps');
 
 let database: TestDatabase;
 beforeAll(async () => {
@@ -34,6 +39,17 @@ describe('spawnApp', () => {
     expect(app.output).toContain('Nest');
   });
 
+  it('loads each library once: what is bundled, and nothing beside it', async () => {
+    const app = start();
+    await app.waitFor('ready');
+    app.send({ type: 'files' });
+    const { files } = await app.waitFor<AppMessage & { files: string[] }>('files');
+    expect(files.map((file) => path.relative(APPS, file).replaceAll(path.sep, '/'))).toEqual([
+      'test/support/libraries/load.cjs',
+      'node_modules/pg/index.cjs',
+    ]);
+  });
+
   it('freezes, continues and kills it', async () => {
     const app = start();
     await app.waitFor('ready');
@@ -58,5 +74,35 @@ describe('spawnApp', () => {
     const waiting = app.waitFor('ready');
     await app.kill();
     await expect(waiting).rejects.toThrow(/ended \(SIGKILL\) before "ready"/);
+  });
+});
+
+describe('PostgresProxy', () => {
+  it('knows which statement an answer is for, also when the next one has been sent before it came', async () => {
+    const proxy = await PostgresProxy.start(database.url);
+    const answers: HeldAnswer[] = [];
+    proxy.judge = (answer) => {
+      answers.push(answer);
+      return 'pass';
+    };
+    const options = { connectionString: proxy.url(database.url), pipeline: true };
+    const client = new pg.Client(options);
+    await client.connect();
+    try {
+      await Promise.all([
+        client.query({ name: 'first', text: 'select pg_sleep(0.1)' }),
+        client.query({ name: 'second', text: 'select generate_series(1, $1::int)', values: [3] }),
+        client.query('select 1 where false'),
+      ]);
+    } finally {
+      await client.end();
+      await proxy.close();
+    }
+    expect(answers).toEqual([
+      { statement: 'first', rows: 1, tag: 'SELECT 1' },
+      { statement: 'second', rows: 3, tag: 'SELECT 3' },
+      { statement: 'select 1 where false', rows: 0, tag: 'SELECT 0' },
+    ]);
+    expect(proxy.answered).toEqual(['first', 'second', 'select 1 where false']);
   });
 });

@@ -5,6 +5,7 @@ import { promisify } from 'node:util';
 import pg from 'pg';
 import type { TestProject } from 'vitest/node';
 import { temporaryPostgres } from '../../scripts/embedded-postgres.mjs';
+import { bundleLibraries } from './libraries/bundle.js';
 
 declare module 'vitest' {
   export interface ProvidedContext {
@@ -57,6 +58,7 @@ async function compileApps(): Promise<void> {
   await promisify(execFile)(process.execPath, [tsc, '-p', project]).catch((error: { stdout: string }) => {
     throw new Error(`The apps of test/support/apps do not compile:\n${error.stdout}`);
   });
+  await bundleLibraries(path.resolve(import.meta.dirname, '../../.cache/apps'));
 }
 
 const LEFT_BY_THIS_RUN = `

@@ -110,6 +110,8 @@ class Link {
   /** The text of the unnamed statement. */
   #unnamed = '';
   #statement = '';
+  /** What has not been answered yet: one may be sent before the one before it is answered. */
+  readonly #asked: string[] = [];
   /** The messages of the answer that is coming in. */
   #answer: Buffer[] = [];
   #rows = 0;
@@ -165,8 +167,10 @@ class Link {
       if (name === '') this.#unnamed = text!;
     } else if (message.type === 'B') {
       this.#statement = message.strings()[1]!.replace(/_[0-9a-f]{10}$/, '') || this.#unnamed;
+    } else if (message.type === 'S') {
+      this.#asked.push(this.#statement);
     } else if (message.type === 'Q') {
-      this.#statement = message.strings()[0]!;
+      this.#asked.push(message.strings()[0]!);
     }
     this.#forward(() => this.server.write(message.bytes));
   }
@@ -179,13 +183,13 @@ class Link {
     this.#answer.push(message.bytes);
     if (message.type === 'D') this.#rows++;
     if (message.type === 'C') this.#tag = message.strings()[0];
-    // An answer ends when the server is ready for the next query; so does the greeting, bit by bit.
-    if (message.type !== 'Z' && this.#statement !== '') return;
+    // An answer ends when the server is ready for the next query. What nobody has asked for goes on bit by bit.
+    const [statement] = this.#asked;
+    if (message.type !== 'Z' && statement !== undefined) return;
+    this.#asked.shift();
     const bytes = Buffer.concat(this.#answer.splice(0));
     const verdict =
-      this.#statement === ''
-        ? 'pass'
-        : this.proxy.judge({ statement: this.#statement, rows: this.#rows, tag: this.#tag });
+      statement === undefined ? 'pass' : this.proxy.judge({ statement, rows: this.#rows, tag: this.#tag });
     this.#rows = 0;
     this.#tag = undefined;
     if (verdict === 'cut') {
@@ -193,10 +197,9 @@ class Link {
       return;
     }
     if (verdict === 'freeze') this.freeze();
-    const statement = this.#statement;
     this.#forward(() => {
       this.client.write(bytes);
-      this.proxy.answered.push(statement);
+      if (statement !== undefined) this.proxy.answered.push(statement);
     });
   }
 }

@@ -1,4 +1,5 @@
 /** A Nest app with TypeORM and nothing else: what the tests' own tools are tested with. */
+import { createRequire } from 'node:module';
 import { Injectable, Module } from '@nestjs/common';
 import { TypeOrmModule } from '@nestjs/typeorm';
 import { DataSource } from 'typeorm';
@@ -24,3 +25,5 @@ onMessage('echo', async ({ text }) => {
   const [row] = await app.get(Echo).echo(text);
   tell('echoed', { text: row.text });
 });
+// What CommonJS modules there are in this process: TypeORM and pg are some hundred, as they are installed.
+onMessage('files', () => tell('files', { files: Object.keys(createRequire(import.meta.url).cache) }));
