@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import type { HeldAnswer, PostgresProxy } from '../support/proxy.js';
+import { until } from '../support/until.js';
 import { BACK, told } from './support/evidence.js';
 import { inWorld } from './support/in-world.js';
 import { PATIENT, type World } from './support/world.js';
@@ -10,14 +11,14 @@ const LONGER = '6s';
 
 /** Ends the connection instead of giving the first answer that is meant. Resolves with that answer. */
 function loseFirst(proxy: PostgresProxy, isMeant: (answer: HeldAnswer) => boolean): Promise<HeldAnswer> {
-  return new Promise((resolve) => {
-    proxy.judge = (answer) => {
-      if (!isMeant(answer)) return 'pass';
-      proxy.judge = () => 'pass';
-      resolve(answer);
-      return 'cut';
-    };
-  });
+  let lost: HeldAnswer | undefined;
+  proxy.judge = (answer) => {
+    if (!isMeant(answer)) return 'pass';
+    proxy.judge = () => 'pass';
+    lost = answer;
+    return 'cut';
+  };
+  return until(async () => lost, 'the answer comes that is to be lost');
 }
 
 const named = (name: string) => (answer: HeldAnswer) => answer.statement === name;
