@@ -3,6 +3,7 @@ import fs from 'node:fs/promises';
 import os from 'node:os';
 import path from 'node:path';
 import { parseArgs } from 'node:util';
+import { contenders } from '../contenders/index.mjs';
 import { scenarios } from '../scenarios/index.mjs';
 import { openLab } from './lab.mjs';
 import { draw } from './plot.mjs';
@@ -19,7 +20,7 @@ ${scenarios.map(({ name, title }) => `  ${name.padEnd(10)} ${title}`).join('\n')
 
 Options:
   --runs N         how often everybody is measured; the median counts (3, or 1 with --quick)
-  --only A,B       measure these contenders only
+  --only A,B       measure these contenders only: ${contenders.map(({ id }) => id).join(', ')}
   --quick          small sizes: whether everything works, not how fast
   --json FILE      write all figures there
   --plots FOLDER   draw the figures there, as SVG
@@ -39,9 +40,12 @@ const { values, positionals } = parseArgs({
 });
 
 const unknown = positionals.filter((name) => !scenarios.some((scenario) => scenario.name === name));
+const only = values.only?.split(',');
+const strangers = (only ?? []).filter((id) => !contenders.some((contender) => contender.id === id));
 const runs = Number(values.runs ?? (values.quick ? 1 : 3));
-if (values.help || unknown.length > 0 || !Number.isInteger(runs) || runs < 1) {
+if (values.help || unknown.length > 0 || strangers.length > 0 || !Number.isInteger(runs) || runs < 1) {
   if (unknown.length > 0) console.error(`There is no scenario ${unknown.join(', ')}.\n`);
+  if (strangers.length > 0) console.error(`There is no contender ${strangers.join(', ')}.\n`);
   console.log(USAGE);
   process.exit(values.help ? 0 : 2);
 }
@@ -71,7 +75,7 @@ try {
   for (const scenario of chosen) {
     const { cells, results } = await runScenario(lab, scenario, {
       runs: values.runs ? runs : (scenario.runs ?? runs),
-      only: values.only?.split(','),
+      only,
     });
     const goals = scenario.goals?.(results) ?? [];
     console.log(`${describe(scenario, cells, goals)}\n`);

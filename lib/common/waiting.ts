@@ -19,14 +19,15 @@ export async function withDeadline(
   }
 }
 
-/** Waits for what is promised, or until the signal is aborted. */
-export async function unlessAborted(promise: Promise<unknown>, signal: AbortSignal): Promise<void> {
-  if (signal.aborted) return;
+/** What is promised; undefined once the signal is aborted. Who gave up hears of no error any more. */
+export async function unlessAborted<T>(promise: Promise<T>, signal: AbortSignal): Promise<T | undefined> {
+  promise.catch(() => {});
+  if (signal.aborted) return undefined;
   let stop!: () => void;
-  const aborted = new Promise<void>((resolve) => (stop = resolve));
+  const aborted = new Promise<undefined>((resolve) => (stop = () => resolve(undefined)));
   signal.addEventListener('abort', stop);
   try {
-    await Promise.race([promise, aborted]);
+    return await Promise.race([promise, aborted]);
   } finally {
     signal.removeEventListener('abort', stop);
   }

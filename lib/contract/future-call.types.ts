@@ -68,8 +68,8 @@ export type FutureCallData<H extends FutureCallHandlerClass> =
 /** Options of `@FutureCall(name, options)`. */
 export interface FutureCallHandlerOptions {
   /**
-   * How many calls of this handler run at one time in one process. The module's `concurrency` is shared by all
-   * handlers; only this limit keeps a slow handler from taking every slot.
+   * How many calls of this handler run at one time in one process; each `runDue()` has slots of its own. The module's
+   * `concurrency` is shared by all handlers; only this limit keeps a slow handler from taking every slot.
    *
    * @default the module's `concurrency`
    */

@@ -23,13 +23,14 @@ export class FutureCallControl {
    * or the session cannot be had; what connecting throws. It may be called again then.
    */
   async start(): Promise<void> {
+    this.runner.requireMayRun('start');
     await this.runner.start();
   }
 
   /**
    * Stops running calls, as an app does that closes: claims nothing any more, waits up to `shutdownTimeout` for what runs,
    * and marks the rest as `interrupted`. Ends `runDue()` too. Scheduling goes on; `start()` begins anew. Can be called
-   * twice, and when nothing runs.
+   * twice, and when nothing runs. A handler that awaits it waits for itself.
    */
   async stop(): Promise<void> {
     await this.runner.stop();
@@ -40,12 +41,14 @@ export class FutureCallControl {
    * over, and waits for what runs as `stop()` does. With a dead instance around it stays until that one's calls have been
    * rescued: `rescueAfter` and half as long again. When there is nothing to do it costs one statement.
    *
-   * It may be called again and again, and several times at once: they share the work, also with other processes.
+   * It may be called again and again, and several times at once: they share the work, also with other processes, and each
+   * has `concurrency` slots of its own. Not inside of a transaction: it needs a connection of the app's pool.
    *
    * @throws FutureCallOptionsError for a wrong option, and with `execute: false`; UnknownFutureCallError for a handler that
    * this process does not have; FutureCallSessionError when the app has not booted or is closing; what the database throws
    */
   async runDue(options: RunDueOptions = {}): Promise<RunDueResult> {
+    this.runner.requireMayRun('runDue');
     return this.runner.runDue(readRunDue(options, this.registry));
   }
 }

@@ -52,6 +52,11 @@ export class FutureCallCompleter {
     return [...this.sent, ...this.waiting, ...this.aside.keys()];
   }
 
+  /** Whether everything that was added is recorded, or has been set aside. */
+  get isEmpty(): boolean {
+    return !this.isRecording && this.waiting.length === 0;
+  }
+
   /** Resolves when everything that was added is recorded, or the signal is aborted. */
   async settled(signal: AbortSignal): Promise<void> {
     await this.recording;

@@ -18,8 +18,12 @@ export class FutureCallDrain {
     private readonly around: EngineSurroundings,
   ) {}
 
-  /** Answers with how many calls it had to interrupt. */
-  async run(): Promise<number> {
+  /**
+   * Answers with how many calls it had to interrupt.
+   *
+   * @param lastStatement what to ask before the session ends
+   */
+  async run(lastStatement: () => Promise<void>): Promise<number> {
     const { executor, poller, completer, pruner, rescuer, session } = this.parts;
     executor.stop();
     await poller.stop();
@@ -30,6 +34,7 @@ export class FutureCallDrain {
     const interrupted = await this.interruptRest();
     await pruner.stop();
     await rescuer.stop();
+    await withDeadline(LAST_WORDS, () => lastStatement());
     await session.stop();
     return interrupted;
   }

@@ -1,17 +1,24 @@
-import { withDeadline } from '../common/waiting.js';
+import { Logger } from '@nestjs/common';
+import { clearTimeout, setTimeout } from '../common/timers.js';
+import { unlessAborted, withDeadline } from '../common/waiting.js';
 import type { RunDueResult } from '../contract/future-call.control-types.js';
+import { FutureCallSessionError } from '../contract/future-call.errors.js';
 import type { RegisteredHandler } from '../handlers/future-call.explorer.js';
 import type { DueLook, FutureCallDueStore } from '../store/future-call.due-store.js';
 import { FutureCallEngine, type EngineCounts } from './future-call.engine.js';
 
 const NOTHING: EngineCounts = { started: 0, completed: 0, failed: 0, retried: 0, interrupted: 0 };
+/** How long the answer to when the next call is due is waited for, in milliseconds. */
+const LAST_LOOK = 3_000;
 
 /** Runs what is due, and what becomes due meanwhile, in an engine of its own that ends with it. */
 export class FutureCallDueRun {
-  private readonly stopped = new AbortController();
+  private readonly logger = new Logger('FutureCall');
+  /** Aborted when its time is over, or when it is stopped: nothing starts any more. */
+  private readonly over = new AbortController();
 
   /**
-   * @param engine makes the one that runs them, if there is something to run
+   * @param engine makes the one that runs the calls, if there are any
    * @param milliseconds for how long calls are started
    */
   constructor(
@@ -23,35 +30,90 @@ export class FutureCallDueRun {
 
   /** Throws what connecting and claiming throw. */
   async run(): Promise<RunDueResult> {
-    const before = await this.look();
-    // One statement, on the pool, when there is nothing to do: it takes a connection and twenty to become an instance.
-    const hasWork = (before.isDue || before.mayHaveToRescue) && !this.stopped.signal.aborted;
-    const counts = hasWork ? await this.work() : NOTHING;
-    if (before.mayPrune) await this.store.prune();
-    const { nextDueAt } = hasWork ? await this.look() : before;
-    return { ...counts, nextDueAt: nextDueAt === null ? null : new Date(nextDueAt) };
+    const timer = setTimeout(() => this.over.abort(), this.milliseconds);
+    try {
+      // One statement, on the pool, when there is nothing to do: it takes a connection and twenty to become an instance.
+      const before = await this.firstLook();
+      const result =
+        before.isDue || before.mayHaveToRescue
+          ? await this.work(before)
+          : resultOf(NOTHING, before.nextDueAt);
+      if (before.mayPrune) await this.prune();
+      return result;
+    } finally {
+      clearTimeout(timer);
+    }
   }
 
   /** Starts no call any more: what runs may finish. */
   stop(): void {
-    this.stopped.abort();
+    this.over.abort();
   }
 
-  private look(): Promise<DueLook> {
-    return this.store.look([...this.handlers.keys()]);
+  private get names(): string[] {
+    return [...this.handlers.keys()];
   }
 
-  private async work(): Promise<EngineCounts> {
+  private async firstLook(): Promise<DueLook> {
+    const look = await unlessAborted(this.store.look(this.names), this.over.signal);
+    if (look !== undefined) return look;
+    throw new FutureCallSessionError(
+      `runDue() ended before the database had said what is due, and has run nothing. Either somebody has locked a table of ` +
+        `future calls, or no connection of the app's pool was free: do not call it inside of a transaction.`,
+    );
+  }
+
+  private async work(before: DueLook): Promise<RunDueResult> {
+    const { signal } = this.over;
     const engine = this.engine();
-    await engine.start();
+    const { store } = engine.parts;
+    let nextDueAt: number | null | undefined;
+    let failure: unknown;
     try {
-      await engine.checkHandlers();
-      await withDeadline(this.milliseconds, (signal) =>
-        engine.exhaust(AbortSignal.any([signal, this.stopped.signal])),
-      );
+      await engine.start(signal);
+      await engine.exhaust(signal);
+    } catch (error) {
+      // It was told to end while it was connecting.
+      if (!signal.aborted) throw error;
     } finally {
-      await engine.drain();
+      await engine.drain(async () => {
+        nextDueAt = await store.nextDueAt(this.names).catch((error: unknown) => {
+          failure = error;
+          return undefined;
+        });
+      });
     }
-    return engine.counts;
+    if (nextDueAt === undefined && engine.counts.started === 0) ({ nextDueAt } = before);
+    return resultOf(
+      engine.counts,
+      nextDueAt === undefined ? await this.lastLook(engine.counts, failure) : nextDueAt,
+    );
   }
+
+  /** On the pool, when the session was lost. */
+  private async lastLook(counts: EngineCounts, cause: unknown): Promise<number | null> {
+    let look: DueLook | undefined;
+    await withDeadline(LAST_LOOK, async (signal) => {
+      look = await unlessAborted(
+        this.store.look(this.names).catch(() => undefined),
+        signal,
+      );
+    });
+    if (look !== undefined) return look.nextDueAt;
+    throw new FutureCallSessionError(
+      `runDue() has run calls (${JSON.stringify(counts)}), and then the database did not say when the next one is due.`,
+      { cause },
+    );
+  }
+
+  /** What fails here is tried again by the next run, or by an instance. */
+  private async prune(): Promise<void> {
+    await unlessAborted(this.store.prune(), this.over.signal).catch((error: unknown) => {
+      this.logger.debug(`Pruning failed, and is tried again later: ${String(error)}`);
+    });
+  }
+}
+
+function resultOf(counts: EngineCounts, nextDueAt: number | null): RunDueResult {
+  return { ...counts, nextDueAt: nextDueAt === null ? null : new Date(nextDueAt) };
 }

@@ -1,4 +1,6 @@
 import { Logger } from '@nestjs/common';
+import { unlessAborted, withDeadline } from '../common/waiting.js';
+import type { RunDueResult } from '../contract/future-call.control-types.js';
 import type { RegisteredHandler } from '../handlers/future-call.explorer.js';
 import type { FutureCallInstanceStore } from '../store/future-call.instance-store.js';
 import type { SessionListener } from '../store/future-call.session.js';
@@ -8,14 +10,11 @@ import { assembleEngine, type EngineParts, type EngineSurroundings } from './fut
 /** How often to look for calls that no instance has a handler for, in milliseconds. */
 const CHECK_HANDLERS_EVERY = 600_000;
 
+/** How long the ends of calls are waited for that the database refuses to record, in milliseconds. */
+const RECORD_WITHIN = 3_000;
+
 /** What has become of the calls of one engine. */
-export interface EngineCounts {
-  readonly started: number;
-  readonly completed: number;
-  readonly failed: number;
-  readonly retried: number;
-  readonly interrupted: number;
-}
+export type EngineCounts = Omit<RunDueResult, 'nextDueAt'>;
 
 /**
  * What executes calls, from its registration as an instance to the end of its drain. For each start a new one is made:
@@ -31,13 +30,13 @@ export class FutureCallEngine implements SessionListener {
   /**
    * @param handlers those that it runs
    * @param limit how many calls it claims in all
-   * @param check looks for calls that nobody has a handler for
+   * @param check looks for calls that nobody has a handler for, if it is to
    */
   constructor(
     private readonly around: EngineSurroundings,
     private readonly handlers: ReadonlyMap<string, RegisteredHandler>,
     limit: number,
-    private readonly check: (instances: FutureCallInstanceStore) => Promise<void>,
+    private readonly check: (instances: FutureCallInstanceStore) => Promise<void> = async () => {},
   ) {
     this.parts = assembleEngine(around, limit);
   }
@@ -46,22 +45,30 @@ export class FutureCallEngine implements SessionListener {
     return { ...this.parts.executor.counts, interrupted: this.interrupted };
   }
 
-  /** Registers and begins to claim. Throws what connecting throws, or `FutureCallSessionError`; it is of no use then. */
-  async start(): Promise<void> {
+  /**
+   * Registers, and begins to claim unless the signal is aborted by then. Throws what connecting throws, or
+   * `FutureCallSessionError`; only to drain it is of use then.
+   */
+  async start(signal?: AbortSignal): Promise<void> {
     const { session, executor, poller, rescuer, pruner } = this.parts;
     const attempts = [...this.handlers.values()].map(({ name, options }) => [name, options.attempts ?? 1]);
-    await session.start(Object.fromEntries(attempts) as Record<string, number>, this);
+    await session.start(Object.fromEntries(attempts) as Record<string, number>, this, signal);
+    this.around.events.emit({ type: 'connected', instanceId: session.instance.id });
+    if (signal?.aborted) return;
     executor.start(this.handlers.values(), () => poller.slotFreed());
     rescuer.start(() => this.answered());
     poller.start(this.handlers.keys());
     pruner.start();
-    this.around.events.emit({ type: 'connected', instanceId: session.instance.id });
   }
 
-  /** Claims nothing any more, and waits for what runs. Can be called twice. */
-  async drain(): Promise<void> {
+  /**
+   * Claims nothing any more, and waits for what runs. Can be called twice.
+   *
+   * @param lastStatement what to ask before the session ends; the database may be away
+   */
+  async drain(lastStatement: () => Promise<void> = async () => {}): Promise<void> {
     await (this.draining ??= new FutureCallDrain(this.parts, this.around)
-      .run()
+      .run(lastStatement)
       .then((interrupted) => void (this.interrupted = interrupted)));
   }
 
@@ -70,10 +77,17 @@ export class FutureCallEngine implements SessionListener {
    * to rescue; or when the signal is aborted. Throws why claiming fails.
    */
   async exhaust(signal: AbortSignal): Promise<void> {
-    const { poller, rescuer } = this.parts;
-    await poller.exhaust(signal);
-    // What was taken from a dead instance may be due.
-    if (await rescuer.judged(signal)) await poller.exhaust(signal);
+    const { executor, completer, poller, rescuer } = this.parts;
+    while (!signal.aborted) {
+      await unlessAborted(executor.idle(), signal);
+      // One that has ended may be pending again, and due.
+      await withDeadline(RECORD_WITHIN, (late) => completer.settled(AbortSignal.any([late, signal])));
+      if (!executor.isIdle || !completer.isEmpty) continue;
+      if (!(await poller.findsNothing(signal))) continue;
+      // What is taken from a dead instance may be due, and something may become due while it is judged.
+      if (rescuer.isSure) return;
+      await rescuer.nextLook(signal);
+    }
   }
 
   /** Warns of calls that nobody has a handler for: after the start, and from time to time. */
@@ -90,7 +104,7 @@ export class FutureCallEngine implements SessionListener {
   }
 
   async restored(sameInstance: boolean): Promise<void> {
-    const { session, store, slots, executor, completer, poller } = this.parts;
+    const { session, store, executor, completer, poller } = this.parts;
     const { id } = session.instance;
     if (sameInstance) {
       // A claim whose answer was lost may have been committed: its calls are ours, and nobody here knows them.
@@ -98,7 +112,7 @@ export class FutureCallEngine implements SessionListener {
       this.logger.log(`Instance ${id} has its session back.`);
     } else {
       // Taken for dead: what had not started was given away, and what runs may run elsewhere too.
-      slots.takeQueued();
+      executor.forgetQueued();
       executor.abort(
         new Error('This instance was taken for dead; the call may have been given to another one.'),
       );

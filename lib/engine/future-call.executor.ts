@@ -73,18 +73,25 @@ export class FutureCallExecutor {
     this.isStopped = true;
   }
 
+  /** Forgets what has been claimed and not started: it was given away. */
+  forgetQueued(): void {
+    this.slots.takeQueued();
+    if (this.isIdle) this.becameIdle();
+  }
+
   /** Aborts the signal of every attempt that runs. */
   abort(reason: Error): void {
     for (const attempt of this.attempts) attempt.abort(reason);
   }
 
-  /** Resolves when no handler runs, and no claimed call waits for one to end. */
-  async idle(): Promise<void> {
-    if (!this.isIdle) await new Promise<void>((resolve) => (this.becameIdle = resolve));
+  /** Whether no handler runs, and no claimed call waits to start. */
+  get isIdle(): boolean {
+    return this.running === 0 && !this.slots.hasQueued;
   }
 
-  private get isIdle(): boolean {
-    return this.running === 0 && !this.slots.hasQueued;
+  /** Resolves when it is idle. */
+  async idle(): Promise<void> {
+    if (!this.isIdle) await new Promise<void>((resolve) => (this.becameIdle = resolve));
   }
 
   private startNext(): void {

@@ -3,7 +3,7 @@ import { parseTimestamp } from '../common/timestamp.js';
 import { clearInterval, setInterval, sleep } from '../common/timers.js';
 import { unlessAborted } from '../common/waiting.js';
 import type { ResolvedOptions } from '../module/future-call.options.js';
-import type { LocalPoller } from '../contract/future-call.wake.js';
+import type { LocalPoller, Reservation } from '../contract/future-call.wake.js';
 import {
   FutureCallEngineStore,
   type ClaimRequest,
@@ -18,6 +18,8 @@ import { FutureCallSlots, type Capacity } from './future-call.slots.js';
 const FROM_THE_START: Watermark = { dueAt: '-infinity', id: '0' };
 /** How long to wait after a claim that the server refused, in milliseconds. */
 const RETRY_AFTER = 1_000;
+/** How long to wait before looking again for a session that is lost, in milliseconds. */
+const LOOK_AGAIN_AFTER = 100;
 const YEAR_ONE = Date.parse('0001-01-01T00:00:00Z');
 
 /** What the poller knows of one handler's calls. */
@@ -54,6 +56,8 @@ export class FutureCallPoller implements LocalPoller {
   private answers = 0;
   /** Why the last claim failed: told once. */
   private failure: Error | undefined;
+  /** How often claiming has failed, one time after the other. */
+  private failures = 0;
 
   constructor(
     private readonly options: ResolvedOptions,
@@ -98,24 +102,29 @@ export class FutureCallPoller implements LocalPoller {
   }
 
   /**
-   * Claims until a look from the start, made while nothing runs here that could schedule more, finds nothing that it
-   * may claim; or until the signal is aborted. Throws why claiming fails.
+   * Looks once more from the start. True when there was nothing that it might claim at the time of asking; false when there
+   * was something, or when it could not look. Throws why claiming fails, when it has failed twice.
    */
-  async exhaust(signal: AbortSignal): Promise<void> {
-    while (!signal.aborted) {
-      await unlessAborted(this.executor.idle(), signal);
-      if (this.failure !== undefined && this.session.isOpen) throw this.failure;
-      if (this.remaining === 0) return;
-      // The one that is on its way may be older than the last end, and cannot tell.
-      if (this.claiming !== undefined) {
-        await unlessAborted(this.claiming, signal);
-        continue;
-      }
-      const { answers, claimed } = this;
-      this.poll();
-      await unlessAborted(this.claiming ?? sleep(RETRY_AFTER, signal), signal);
-      if (this.answers > answers && this.claimed === claimed) return;
+  async findsNothing(signal: AbortSignal): Promise<boolean> {
+    // The one that is on its way may be older than what has happened since, and cannot tell.
+    if (this.claiming !== undefined) {
+      await unlessAborted(this.claiming, signal);
+      this.throwIfRefused();
+      return false;
     }
+    if (this.remaining === 0 || this.handlers.length === 0) return true;
+    const { answers, claimed } = this;
+    this.poll();
+    // No session: once there is one, everything is looked for.
+    if (this.claiming === undefined) await sleep(LOOK_AGAIN_AFTER, signal);
+    if (this.claiming === undefined || signal.aborted) return false;
+    await unlessAborted(this.claiming, signal);
+    this.throwIfRefused();
+    return this.answers > answers && this.claimed === claimed;
+  }
+
+  private throwIfRefused(): void {
+    if (this.failures > 1 && this.session.isOpen) throw this.failure!;
   }
 
   /** A slot is free. */
@@ -133,22 +142,21 @@ export class FutureCallPoller implements LocalPoller {
     for (const one of name === '' ? this.byName.keys() : [name]) this.heardOf(one, dueAt);
   }
 
-  reserve(name: string): boolean {
+  reserve(name: string): Reservation | undefined {
     const handler = this.byName.get(name);
-    if (handler === undefined || this.isStopped || !this.session.isTrusted) return false;
+    if (handler === undefined || this.isStopped || !this.session.isTrusted) return undefined;
     // Twenty calls that are scheduled at once are not all claimed by an instance with ten slots.
-    if (this.slots.freeFor(name) <= this.reserved) return false;
+    if (this.slots.freeFor(name) <= this.reserved) return undefined;
     this.reserved++;
-    return true;
-  }
-
-  giveBack(): void {
-    this.reserved--;
-  }
-
-  scheduled(name: string, dueAt: number): void {
-    this.reserved--;
-    this.heardOf(name, dueAt);
+    return {
+      giveBack: () => void this.reserved--,
+      scheduled: (dueAt) => {
+        this.reserved--;
+        if (this.isStopped) return false;
+        this.heardOf(name, dueAt);
+        return true;
+      },
+    };
   }
 
   private heardOf(name: string, dueAt: number): void {
@@ -195,6 +203,7 @@ export class FutureCallPoller implements LocalPoller {
     const { calls, sentAt, now, nextDueAt } = await this.store.claim(requests, limit);
     this.dueTimer.tie(now, sentAt);
     this.failure = undefined;
+    this.failures = 0;
     this.dueTimer.clear();
     if (!this.isStopped) this.dueTimer.set(nextDueAt);
 
@@ -236,6 +245,7 @@ export class FutureCallPoller implements LocalPoller {
       this.logger.error(`Claiming fails, and is tried every second: ${reason}`);
     }
     this.failure = error as Error;
+    this.failures++;
     await sleep(RETRY_AFTER, this.stopped.signal);
   }
 

@@ -44,6 +44,8 @@ export class FutureCallRescuer {
   private looks = 0;
   private answered: () => void = () => {};
   private readonly lookEnds = new Pulse();
+  /** Between two looks. */
+  private rest = new AbortController();
   /** Whether this session has answered a look. */
   private hasLooked = false;
 
@@ -66,16 +68,17 @@ export class FutureCallRescuer {
   }
 
   /**
-   * Resolves when a look has found everybody who is registered alive, or what was missing has been rescued or has come
-   * back; or when the signal is aborted. Answers whether there was somebody to wait for.
+   * Whether a look has found everybody alive who is registered. Who could not be rescued is not waited for: that is in
+   * the log, and is tried again by whoever looks next.
    */
-  async judged(signal: AbortSignal): Promise<boolean> {
-    let wasMissing = false;
-    while (!signal.aborted && !(this.hasLooked && this.missing.size === 0)) {
-      wasMissing ||= this.missing.size > 0;
-      await unlessAborted(this.lookEnds.next, signal);
-    }
-    return wasMissing;
+  get isSure(): boolean {
+    return this.hasLooked && [...this.missing.values()].every(({ failure }) => failure !== undefined);
+  }
+
+  /** Resolves when a look has ended, the first one on this session at once; or when the signal is aborted. */
+  async nextLook(signal: AbortSignal): Promise<void> {
+    if (!this.hasLooked) this.rest.abort();
+    await unlessAborted(this.lookEnds.next, signal);
   }
 
   /** The session was lost: what was seen on it is no unbroken observation. After a restart of the server every lock is missing. */
@@ -95,7 +98,8 @@ export class FutureCallRescuer {
         this.logger.debug(`A look failed: ${String(error)}`);
       }
       this.lookEnds.beat();
-      await sleep(period, signal);
+      this.rest = new AbortController();
+      await sleep(period, AbortSignal.any([signal, this.rest.signal]));
     }
   }
 

@@ -11,7 +11,6 @@ import type { RunDueResult } from '../contract/future-call.control-types.js';
 import { FutureCallOptionsError, FutureCallSessionError } from '../contract/future-call.errors.js';
 import { FutureCallEvents } from '../contract/future-call.events.js';
 import { FutureCallWake } from '../contract/future-call.wake.js';
-import type { RegisteredHandler } from '../handlers/future-call.explorer.js';
 import { FutureCallRegistry } from '../handlers/future-call.registry.js';
 import {
   FUTURE_CALL_DATA_SOURCE,
@@ -93,10 +92,11 @@ export class FutureCallRunner implements OnApplicationBootstrap, OnModuleDestroy
 
   /** Starts an engine, unless one runs. Throws what connecting throws, or `FutureCallSessionError`. */
   async start(): Promise<void> {
-    this.requireMayRun('start');
     await this.inTurn(async () => {
       if (this.started !== undefined) return;
-      const engine = this.newEngine(this.registry.handlers, Infinity);
+      const engine = new FutureCallEngine(this.around, this.registry.handlers, Infinity, (instances) =>
+        this.handlerCheck.check(instances),
+      );
       await engine.start();
       this.started = engine;
       this.wake.attach(engine.parts.poller);
@@ -118,10 +118,10 @@ export class FutureCallRunner implements OnApplicationBootstrap, OnModuleDestroy
   }
 
   async runDue({ names, limit, duration }: DueRunRequest): Promise<RunDueResult> {
-    this.requireMayRun('runDue');
     const { handlers } = this.registry;
     const chosen = names === undefined ? handlers : new Map(names.map((name) => [name, handlers.get(name)!]));
-    const run = new FutureCallDueRun(this.dueStore, chosen, () => this.newEngine(chosen, limit), duration);
+    const engine = () => new FutureCallEngine(this.around, chosen, limit);
+    const run = new FutureCallDueRun(this.dueStore, chosen, engine, duration);
     const result = this.context.runInAsyncScope(() => run.run());
     this.dueRuns.set(run, result);
     try {
@@ -129,14 +129,6 @@ export class FutureCallRunner implements OnApplicationBootstrap, OnModuleDestroy
     } finally {
       this.dueRuns.delete(run);
     }
-  }
-
-  private newEngine(handlers: ReadonlyMap<string, RegisteredHandler>, limit: number): FutureCallEngine {
-    // One that has some of the handlers would miss the others.
-    const hasAll = handlers === this.registry.handlers;
-    return new FutureCallEngine(this.around, handlers, limit, async (instances) => {
-      if (hasAll) await this.handlerCheck.check(instances);
-    });
   }
 
   private async stopStarted(): Promise<void> {
@@ -157,7 +149,8 @@ export class FutureCallRunner implements OnApplicationBootstrap, OnModuleDestroy
     return turn;
   }
 
-  private requireMayRun(method: string): void {
+  /** Throws `FutureCallOptionsError` with `execute: false`, `FutureCallSessionError` before the boot and at the end. */
+  requireMayRun(method: 'start' | 'runDue'): void {
     if (this.options.execute === false) {
       throw new FutureCallOptionsError(
         `FutureCallControl.${method}() runs calls, and this process runs none: its execute is false. ` +

@@ -24,8 +24,8 @@ export interface FutureCallModuleOptions {
    */
   execute?: boolean | 'manual';
   /**
-   * How many calls run at one time in this process, over all handlers. Raise it for handlers that wait on the
-   * network; it does not add CPU. From 1 to 10,000.
+   * How many calls run at one time in this process, over all handlers; each `runDue()` has slots of its own. Raise it
+   * for handlers that wait on the network; it does not add CPU. From 1 to 10,000.
    *
    * @default 10
    */
@@ -55,7 +55,7 @@ export interface FutureCallModuleOptions {
    */
   rescueAfter?: Duration;
   /**
-   * How long running calls may take to finish when the app closes. Then their `signal` is aborted and what does not
+   * How long running calls may take to finish when the app closes, and when `stop()` is called or `runDue()` ends. Then their `signal` is aborted and what does not
    * end promptly is `interrupted`. Keep it below the grace period of whatever stops the process (Kubernetes: 30 s).
    * From 0 to 1 hour.
    *
@@ -84,7 +84,7 @@ export interface FutureCallModuleOptions {
    */
   sessionUrl?: string | undefined;
   /**
-   * Whether scheduling and cancelling use named prepared statements on the app's pool. Set it to `false` behind a
+   * Whether statements on the app's pool, those of scheduling and cancelling, are named prepared ones. Set it to `false` behind a
    * pooler that does not support them.
    *
    * @default true
@@ -135,6 +135,14 @@ export const DEFAULTS: ResolvedOptions = {
   preparedStatements: true,
   retention: { completed: 0, failed: 30 * DAY, interrupted: 30 * DAY, cancelled: 0 },
 };
+
+/** The outcomes that are not kept for ever, and for how many milliseconds each is. What is not kept may have been before. */
+export function keptForATime({ retention: kept }: ResolvedOptions): [FutureCallOutcome[], number[]] {
+  const limited = (Object.entries(kept) as [FutureCallOutcome, number][]).filter(
+    ([, milliseconds]) => milliseconds !== Infinity,
+  );
+  return [limited.map(([outcome]) => outcome), limited.map(([, milliseconds]) => milliseconds)];
+}
 
 /** Injection token of the resolved options. */
 export const FUTURE_CALL_OPTIONS = Symbol('FUTURE_CALL_OPTIONS');

@@ -19,13 +19,14 @@ export class FutureCallScheduler {
   async schedule(call: NewCall, given: EntityManager | undefined): Promise<ScheduledFutureCall> {
     const manager = this.managers.own(given);
     const mayCommitLate = this.managers.mayCommitLate(manager);
-    const wakesItself = !mayCommitLate && isDueNow(call.due) && this.wake.reserve(call.name);
-    const notify = mayCommitLate ? 'always' : wakesItself ? 'never' : 'soon';
+    const slot = !mayCommitLate && isDueNow(call.due) ? this.wake.reserve(call.name) : undefined;
+    const notify = mayCommitLate ? 'always' : slot === undefined ? 'soon' : 'never';
     const { id, dueAt } = await this.store.schedule(call, notify, manager).catch((error: unknown) => {
-      if (wakesItself) this.wake.giveBack(call.name);
+      slot?.giveBack();
       throw error;
     });
-    if (wakesItself) this.wake.scheduled(call.name, dueAt);
+    // If that fails, the call is there all the same, and is found by the next poll.
+    if (slot?.scheduled(dueAt) === false) await this.store.notify(call.name, dueAt).catch(() => {});
     return this.accepted(call, id, dueAt);
   }
 

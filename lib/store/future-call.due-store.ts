@@ -1,6 +1,5 @@
 import { Inject, Injectable } from '@nestjs/common';
-import type { FutureCallOutcome } from '../contract/future-call.types.js';
-import { FUTURE_CALL_OPTIONS, type ResolvedOptions } from '../module/future-call.options.js';
+import { FUTURE_CALL_OPTIONS, keptForATime, type ResolvedOptions } from '../module/future-call.options.js';
 import { FutureCallClock, perTime } from './future-call.clock.js';
 import { dueStatements } from './future-call.due-sql.js';
 import { FutureCallPool } from './future-call.pool.js';
@@ -31,7 +30,7 @@ export class FutureCallDueStore {
 
   async look(names: readonly string[]): Promise<DueLook> {
     const { lookForWork } = await this.statements();
-    const [row] = (await this.pool.run(lookForWork, [names, ...this.kept()])) as [
+    const [row] = (await this.pool.run(lookForWork, [...keptForATime(this.options), names])) as [
       Omit<DueLook, 'nextDueAt'> & { nextDueAt: string | null },
     ];
     return { ...row, nextDueAt: row.nextDueAt === null ? null : Number(row.nextDueAt) };
@@ -40,15 +39,7 @@ export class FutureCallDueStore {
   /** Deletes a batch of old outcomes. */
   async prune(): Promise<void> {
     const { pruneBatch } = await this.statements();
-    await this.pool.run(pruneBatch, this.kept());
-  }
-
-  /** The outcomes that are not kept for ever, and for how many milliseconds they are. */
-  private kept(): [FutureCallOutcome[], number[]] {
-    const limited = (Object.entries(this.options.retention) as [FutureCallOutcome, number][]).filter(
-      ([, keptFor]) => keptFor !== Infinity,
-    );
-    return [limited.map(([outcome]) => outcome), limited.map(([, keptFor]) => keptFor)];
+    await this.pool.run(pruneBatch, keptForATime(this.options));
   }
 
   private async statements() {

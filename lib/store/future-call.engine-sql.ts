@@ -2,11 +2,15 @@ import type { FutureCallTables } from '../tables/future-call.tables.js';
 import type { SqlTime } from './future-call.clock.js';
 import type { Statement } from './future-call.connection.js';
 import {
+  afterMilliseconds,
   CALL,
   epochMilliseconds,
   escape,
+  firstDueAt,
+  instanceTableOid,
   momentAsIso,
   notify,
+  pruneOutcomes,
   withNamesOfTexts,
   REPLACE_OUTCOME,
   UNLESS_PENDING,
@@ -18,9 +22,6 @@ const RUNNING = (alias?: string) =>
     .split(', ')
     .map((column) => (alias === undefined ? column : `${alias}.${column}`))
     .join(', ');
-
-/** How many outcomes are deleted in one statement: other statements come in between. */
-export const PRUNE_BATCH = 1_000;
 
 export type EngineStatements = ReturnType<typeof engineStatements>;
 
@@ -107,7 +108,7 @@ export function engineStatements(tables: FutureCallTables, time: SqlTime) {
 
   return withNamesOfTexts({
     newInstanceId: {
-      text: `select nextval(pg_get_serial_sequence('${escape(instance.path)}', 'id'))::int, '${escape(instance.path)}'::regclass::oid::bigint`,
+      text: `select nextval(pg_get_serial_sequence('${escape(instance.path)}', 'id'))::int, ${instanceTableOid(tables)}::bigint`,
     },
     /** $1 the instances' table's oid as an int, $2 instance id. */
     lock: { text: `select pg_try_advisory_lock($1::int, $2::int)` },
@@ -189,7 +190,7 @@ export function engineStatements(tables: FutureCallTables, time: SqlTime) {
         ), returned as (
           insert into ${pending.path} (id, attempt, name, identifier, data, due_at, errors, created_at)
           select id, attempt, name, identifier, data,
-            coalesce('epoch'::timestamptz + at * interval '1 millisecond', ${time.moment} + delay * interval '1 millisecond'),
+            coalesce('epoch'::timestamptz + at * interval '1 millisecond', ${afterMilliseconds(time, 'delay')}),
             ${withError(timed('gone.error'))}, created_at
           from gone ${UNLESS_PENDING} returning id, name, due_at
         )
@@ -263,7 +264,7 @@ export function engineStatements(tables: FutureCallTables, time: SqlTime) {
         ), returned as (
           insert into ${pending.path} (id, attempt, name, identifier, data, due_at, errors, created_at)
           select id, attempt, name, identifier, data,
-            ${time.moment} + least($4::float8, $3::float8 * power(2, least(attempt - 1, 60))) * interval '1 millisecond',
+            ${afterMilliseconds(time, 'least($4::float8, $3::float8 * power(2, least(attempt - 1, 60)))')},
             history, created_at
           from judged where again ${UNLESS_PENDING} returning id, name, due_at
         ), ended as (
@@ -272,15 +273,11 @@ export function engineStatements(tables: FutureCallTables, time: SqlTime) {
         select id, name, identifier, attempt, again::text from judged
         union all select null, null, null, null, null from (${notifyReturned}) told`,
     },
-    /** Deletes one batch of outcomes $1 that are older than $2 milliseconds; one instance at a time. */
-    prune: {
-      text: `
-        delete from ${outcome.path} where call_id = any (array(
-          select call_id from ${outcome.path}
-          where outcome = $1::text and finished_at < ${time.now} - $2::float8 * interval '1 millisecond'
-            and (select pg_try_advisory_xact_lock($3::int, 0))
-          order by finished_at limit ${PRUNE_BATCH}
-        ))`,
+    /** $1 the kinds of outcomes, $2 for how many milliseconds each is kept. */
+    prune: { text: pruneOutcomes(tables, time) },
+    /** When the first pending call of the handlers $1 is due, in milliseconds since 1970. */
+    nextDueAt: {
+      text: `select case when due_at is not null then ${epochMilliseconds('due_at')} end from (${firstDueAt(tables, '$1')}) next`,
     },
     /** Names that calls are pending for, and that no instance has a handler for. A step in the index for each name. */
     namesWithoutHandler: {

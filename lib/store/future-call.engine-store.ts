@@ -1,8 +1,7 @@
 import pg from 'pg';
 import { parseTimestamp } from '../common/timestamp.js';
 import { monotonic } from '../common/timers.js';
-import type { ResolvedOptions } from '../module/future-call.options.js';
-import type { FutureCallOutcome } from '../contract/future-call.types.js';
+import { keptForATime, type ResolvedOptions } from '../module/future-call.options.js';
 import type { Row } from './future-call.connection.js';
 import { FutureCallSession } from './future-call.session.js';
 
@@ -185,10 +184,17 @@ export class FutureCallEngineStore {
     ]);
   }
 
-  /** Deletes a batch of old outcomes, unless another instance is at it. Answers with how many. */
-  async prune(outcome: FutureCallOutcome, olderThan: number): Promise<number> {
-    const { statements, instance } = this.session;
-    const { count } = await this.session.query(statements.prune, [outcome, olderThan, instance.lockClass]);
+  /** When the first pending call of these handlers is due, in milliseconds since 1970, or null when there is none. */
+  async nextDueAt(names: readonly string[]): Promise<number | null> {
+    const {
+      rows: [row],
+    } = await this.session.query(this.session.statements.nextDueAt, [names]);
+    return row![0] == null ? null : Number(row![0]);
+  }
+
+  /** Deletes a batch of each kind of old outcomes, unless another instance is at it. Answers with how many. */
+  async prune(): Promise<number> {
+    const { count } = await this.session.query(this.session.statements.prune, keptForATime(this.options));
     return count;
   }
 }

@@ -30,6 +30,8 @@ const MOST_DATA = 16_000_000;
 /** What scheduling and cancelling ask of the database, on the caller's connection or one of the app's pool. */
 @Injectable()
 export class FutureCallServiceStore {
+  private built?: () => ReturnType<typeof serviceStatements>;
+
   constructor(
     @Inject(FUTURE_CALL_OPTIONS) private readonly options: ResolvedOptions,
     private readonly pool: FutureCallPool,
@@ -99,6 +101,12 @@ export class FutureCallServiceStore {
     return rows.flatMap(({ id, due }) => (id === null ? [] : { id, dueAt: Number(due) }));
   }
 
+  /** Tells all instances of a call that has been inserted. */
+  async notify(name: string, dueAt: number): Promise<void> {
+    const { notify } = await this.statements();
+    await this.pool.run(notify, [name, dueAt, 'soon']);
+  }
+
   /** Deletes the pending calls of an identifier. Answers with which. */
   async cancel(identifier: string, manager?: EntityManager): Promise<{ id: string; name: string }[]> {
     const { cancel, cancelAndKeep } = await this.statements();
@@ -112,7 +120,6 @@ export class FutureCallServiceStore {
     const tables = await this.schema.ready();
     return (this.built ??= perTime(this.clock, (time) => serviceStatements(tables, time)))();
   }
-  private built?: () => ReturnType<typeof serviceStatements>;
 }
 
 /** Rounding up to whole milliseconds keeps a call from being early; one without a delay is due at once. */

@@ -10,7 +10,7 @@ import { engineStatements, type EngineStatements } from './future-call.engine-sq
 import { FutureCallInstance } from './future-call.instance.js';
 import { configureSession } from './future-call.session-settings.js';
 
-/** What the session tells the runner. */
+/** What the session tells the engine. */
 export interface SessionListener {
   /** The connection is gone; handlers that run go on. */
   lost(error: Error): void;
@@ -91,13 +91,20 @@ export class FutureCallSession {
     return this.isOpen && monotonic() - this.answeredAt < this.options.rescueAfter;
   }
 
-  /** Connects, takes the liveness lock and registers. Throws what connecting throws, or `FutureCallSessionError`. */
-  async start(handlers: Record<string, number>, listener: SessionListener): Promise<void> {
+  /**
+   * Connects, takes the liveness lock and registers. Throws what connecting throws, or `FutureCallSessionError`. The signal
+   * ends the connecting; registering is not cut off, so that nothing of it is left behind.
+   */
+  async start(
+    handlers: Record<string, number>,
+    listener: SessionListener,
+    signal?: AbortSignal,
+  ): Promise<void> {
     this.listener = listener;
     const tables = await this.schema.ready();
     this.statementsOf = perTime(this.clock, (time) => engineStatements(tables, time));
     this.self = new FutureCallInstance(this.statementsOf, this.options.pollInterval, handlers);
-    this.use(await this.open((connection) => this.self.begin(connection)));
+    this.use(await this.open((connection) => this.self.begin(connection), signal));
   }
 
   /** Runs a statement of the engine. Rejects with `FutureCallSessionError` while there is no connection. */
@@ -166,12 +173,13 @@ export class FutureCallSession {
   /** A connection that is ready for use: what `prepare` does is part of opening it. */
   private async open(
     prepare: (connection: FutureCallConnection) => Promise<void>,
+    connecting?: AbortSignal,
   ): Promise<FutureCallConnection> {
     const { signal } = this.stopped;
     const connection = await FutureCallConnection.open(this.dataSource, {
       url: this.options.sessionUrl,
       applicationName: 'future-call instance',
-      signal,
+      signal: connecting === undefined ? signal : AbortSignal.any([signal, connecting]),
     });
     const giveUp = () => connection.destroy();
     // No AbortSignal.timeout(): behind an any() it may be collected before it fires.

@@ -15,11 +15,51 @@ export const notify = (tables: FutureCallTables, name: string, dueAt: string) =>
 export const epochMilliseconds = (time: string) =>
   `(extract(epoch from least(greatest(${time}, '0001-01-01 00:00+00'), '9999-12-31 23:59:59.999+00')) * 1000)::bigint`;
 
-const channel = ({ instance }: FutureCallTables) =>
-  `'future_call_' || '${escape(instance.path)}'::regclass::oid`;
+const channel = (tables: FutureCallTables) => `'future_call_' || ${instanceTableOid(tables)}`;
 
 /** For a literal. */
 export const escape = (text: string) => text.replaceAll("'", "''");
+
+/**
+ * So many milliseconds after now. The columns keep milliseconds: rounding could make a call early, and one without a delay
+ * late, so it is rounded up, and not at all without a delay.
+ */
+export const afterMilliseconds = ({ moment }: SqlTime, milliseconds: string) =>
+  `date_trunc('milliseconds', ${moment} + ${milliseconds} * interval '1 millisecond'
+    + case when ${milliseconds} > 0 then interval '999 microseconds' else '0' end)`;
+
+/** When the first pending call of the handlers in an array of names is due: one row, with null when there is none. */
+export const firstDueAt = ({ pending }: FutureCallTables, names: string) => `
+  select min(first.due_at) as due_at from unnest(${names}::text[]) as handler (name)
+  cross join lateral (
+    select due_at from ${pending.path} call
+    where call.name = handler.name and call.due_at < 'infinity' order by call.due_at, call.id limit 1
+  ) first`;
+
+/** How many outcomes of a kind are deleted in one statement: other statements come in between. */
+export const PRUNE_BATCH = 1_000;
+
+/** The outcomes $1 that are older than $2 milliseconds, in parallel arrays, as `o`, beside `kept`. */
+export const oldOutcomes = ({ outcome }: FutureCallTables, { now }: SqlTime) => ({
+  kept: `unnest($1::text[], $2::float8[]) as kept (outcome, milliseconds)`,
+  old: `${outcome.path} o
+    where o.outcome = kept.outcome and o.finished_at < ${now} - kept.milliseconds * interval '1 millisecond'`,
+});
+
+/** Deletes a batch of each kind of old outcomes; one instance at a time, by the lock 0 of the instances' class. */
+export function pruneOutcomes(tables: FutureCallTables, time: SqlTime): string {
+  const { kept, old } = oldOutcomes(tables, time);
+  return `
+    delete from ${tables.outcome.path} where call_id = any (array(
+      select old.call_id from ${kept}
+      cross join lateral (select call_id from ${old} order by o.finished_at limit ${PRUNE_BATCH}) old
+      where (select pg_try_advisory_xact_lock(${instanceTableOid(tables)}::bigint::bit(32)::int, 0))
+    ))`;
+}
+
+/** The oid of the instances' table: the class of the locks. */
+export const instanceTableOid = ({ instance }: FutureCallTables) =>
+  `'${escape(instance.path)}'::regclass::oid`;
 
 /** ISO 8601 in UTC, as in `errors[].at`. By the database's clock, as every time that we store. */
 export const momentAsIso = ({ moment }: SqlTime) =>

@@ -46,13 +46,16 @@ class Once extends Does {}
 @FutureCall('twice', { attempts: 2, backoff: { type: 'fixed', delay: 0 } })
 class Twice extends Does {}
 
+@FutureCall('often', { attempts: 5, backoff: { type: 'fixed', delay: 0 } })
+class Often extends Does {}
+
 interface ManualApp extends BootedApp {
   readonly control: FutureCallControl;
 }
 
 async function bootManual(options: FutureCallModuleOptions = {}, more: BootOptions = {}): Promise<ManualApp> {
   const booted = await bootApp(database, {
-    providers: [Once, Twice],
+    providers: [Once, Twice, Often],
     options: { execute: 'manual', ...options },
     ...more,
   });
@@ -74,6 +77,12 @@ async function traces() {
   return Object.fromEntries(Object.entries(row!).map(([name, count]) => [name, Number(count)]));
 }
 const NO_TRACES = { sessions: 0, locks: 0, instances: 0, running: 0 };
+
+const endSessions = () =>
+  database.query(
+    `select pg_terminate_backend(pid) from pg_stat_activity
+     where datname = current_database() and application_name like 'future-call instance%'`,
+  );
 
 describe("execute: 'manual'", () => {
   it('boots quietly, runs nothing by itself, and schedules as ever', async () => {
@@ -143,6 +152,35 @@ describe('start() and stop()', () => {
     expect(await database.query('select outcome from future_call_outcome')).toEqual([
       { outcome: 'completed' },
     ]);
+  });
+
+  it('tell other instances of a call whose insert was on its way when they stopped', async () => {
+    const options = { pollInterval: '1h' };
+    const { app, service } = await bootApp(database, { providers: [Once], options });
+    await bootApp(database, { providers: [Once], options });
+    const control = app.get(FutureCallControl);
+    const locker = await database.pool.connect();
+    try {
+      for (const starts of [false, true]) {
+        await locker.query('begin; lock table future_call in share mode');
+        const scheduled = service.callWithDelay(Once, `starts again: ${starts}`, 0);
+        await until(
+          async () =>
+            (
+              await database.query(`select from pg_stat_activity where datname = current_database()
+                and wait_event_type = 'Lock' and query like '%insert into%'`)
+            ).length > 0,
+          'the insert waits',
+        );
+        await control.stop();
+        if (starts) await control.start();
+        await locker.query('rollback');
+        await scheduled;
+        await until(async () => runs.includes(`starts again: ${starts}`), 'it runs all the same');
+      }
+    } finally {
+      locker.release();
+    }
   });
 
   it('may be tried again when there was no session', async () => {
@@ -310,16 +348,186 @@ describe('runDue()', () => {
     during = async (data) => {
       if (data !== 'breaks') return;
       await service.callWithDelay(Once, 'after', 0);
-      await database.query(
-        `select pg_terminate_backend(pid) from pg_stat_activity
-         where datname = current_database() and application_name like 'future-call instance%'`,
-      );
+      await endSessions();
     };
     await service.callWithDelay(Once, 'breaks', 0);
     expect(await control.runDue()).toEqual({ ...NOTHING, started: 2, completed: 2, nextDueAt: null });
     expect(runs).toEqual(['breaks', 'after']);
     expect(await traces()).toEqual(NO_TRACES);
   });
+
+  it('waits for attempts that may be made at once: how the last one ended is recorded before it looks again', async () => {
+    const { control, service } = await bootManual();
+    during = async () => {
+      throw new Error('on purpose');
+    };
+    for (let round = 0; round < 20; round++) {
+      await service.callWithDelay(Often, round, 0);
+      expect(await control.runDue()).toEqual({
+        ...NOTHING,
+        started: 5,
+        retried: 4,
+        failed: 1,
+        nextDueAt: null,
+      });
+    }
+  });
+
+  it('tries again what the database refuses once: a claim, and the end of an attempt', async () => {
+    const { control, service } = await bootManual({ concurrency: 1, prefetch: false });
+    await service.callMany(Array.from({ length: 3 }, (_, n) => ({ handler: Twice, data: n, delay: 0 })));
+    during = async (data, { attempt }) => {
+      if (data === 1 && attempt === 1) throw new Error('on purpose');
+    };
+    await database.query(`
+      create sequence claims; create sequence ends;
+      create function refuse() returns trigger language plpgsql as $$
+        begin
+          if nextval(tg_argv[0]::regclass) = 2 then raise deadlock_detected; end if;
+          return coalesce(new, old);
+        end $$;
+      create trigger refuse_claim before insert on future_call_running for each row execute function refuse('public.claims');
+      create trigger refuse_end before delete on future_call_running for each row execute function refuse('public.ends')`);
+    try {
+      const ran = { ...NOTHING, started: 4, completed: 3, retried: 1, nextDueAt: null };
+      expect(await control.runDue()).toEqual(ran);
+    } finally {
+      await database.query(`
+        drop trigger refuse_claim on future_call_running; drop trigger refuse_end on future_call_running;
+        drop function refuse(); drop sequence claims, ends`);
+    }
+  });
+
+  it('goes on when it was taken for dead with calls that had not started', async () => {
+    const { control, service } = await bootManual({ concurrency: 1, rescueAfter: 500 });
+    const isLost = new Promise<void>((resolve) =>
+      service.events.subscribe(({ type }) => type === 'disconnected' && resolve()),
+    );
+    // The first ones are fast, so that the others are claimed ahead.
+    await service.callMany(Array.from({ length: 60 }, (_, n) => ({ handler: Once, data: n, delay: 0 })));
+    let isDone = false;
+    during = async () => {
+      const claimed = await database.query('select from future_call_running');
+      if (isDone || claimed.length < 2) return;
+      isDone = true;
+      // As a rescuer does that gives all of it away.
+      await database.query('delete from future_call_running; delete from future_call_instance');
+      await endSessions();
+      await isLost;
+    };
+    expect(await control.runDue()).toMatchObject({ nextDueAt: null });
+    expect(isDone).toBe(true);
+    expect(await database.query('select from future_call')).toEqual([]);
+    expect(await traces()).toEqual(NO_TRACES);
+  });
+
+  it('interrupts nothing that becomes due while it makes sure of the others', async () => {
+    const { control, service } = await bootManual({ rescueAfter: 2_000, shutdownTimeout: 0 });
+    await database.query(`insert into future_call_instance (id, host, pid, poll_interval, handlers)
+      values (1000000, 'gone', 1, 1000, '{}')`);
+    await service.callWithDelay(Once, 'slow', 500);
+    const isGone = async () =>
+      (await database.query('select from future_call_instance where id = 1000000')).length === 0;
+    during = async () => {
+      await until(isGone, 'the dead one is rescued');
+      await database.query('select pg_sleep(0.2)');
+    };
+    expect(await control.runDue()).toEqual({ ...NOTHING, started: 1, completed: 1, nextDueAt: null });
+  });
+
+  it('does not wait for ever for an instance that cannot be rescued', async () => {
+    const logger = new LogLines();
+    const { control } = await bootManual({ rescueAfter: 500 }, { logger });
+    await database.query(`
+      insert into future_call_instance (id, host, pid, poll_interval, handlers) values (7, 'gone', 1, 1000, '{}');
+      insert into future_call_running (id, name, due_at, attempt, instance_id, claim, created_at)
+      values (70, 'once', now(), 1, 7, 1, now());
+      create function refuse() returns trigger language plpgsql as $$ begin raise 'not today'; end $$;
+      create trigger refuse before insert on future_call_outcome execute function refuse()`);
+    try {
+      expect(await control.runDue()).toEqual({ ...NOTHING, nextDueAt: null });
+      expect(logger.warnings.join('\n')).toMatch(
+        /Rescuing instance 7 .* fails, and is tried again: .*not today/,
+      );
+    } finally {
+      await database.query('drop trigger refuse on future_call_outcome; drop function refuse()');
+    }
+  });
+
+  it('answers although old outcomes cannot be deleted', async () => {
+    const { control, service } = await bootManual({ retention: { failed: '1 day' } });
+    await database.query(`
+      insert into future_call_outcome (call_id, name, due_at, attempt, outcome, created_at, finished_at)
+      values (1, 'x', now(), 1, 'failed', now(), now() - interval '2 days');
+      create function refuse() returns trigger language plpgsql as $$ begin raise 'not today'; end $$;
+      create trigger refuse before delete on future_call_outcome execute function refuse()`);
+    try {
+      await service.callWithDelay(Once, null, 0);
+      expect(await control.runDue()).toEqual({ ...NOTHING, started: 1, completed: 1, nextDueAt: null });
+    } finally {
+      await database.query('drop trigger refuse on future_call_outcome; drop function refuse()');
+    }
+  });
+
+  describe('with a pool of one connection', () => {
+    const ONE = { typeorm: { poolSize: 1 } };
+
+    it('says what is wrong inside of a transaction, when `for` is over or it is stopped', async () => {
+      const { control, dataSource } = await bootManual({}, ONE);
+      await dataSource.transaction(async () => {
+        await expect(control.runDue({ for: 300 })).rejects.toThrow('do not call it inside of a transaction');
+        const [refusal] = await Promise.allSettled([control.runDue(), control.stop()]);
+        expect(refusal).toMatchObject({ status: 'rejected', reason: expect.any(FutureCallSessionError) });
+      });
+    });
+
+    it('answers although a handler that was cut off still holds it', async () => {
+      const { control, service, dataSource } = await bootManual({ shutdownTimeout: 0 }, ONE);
+      let release!: () => void;
+      const released = new Promise<void>((resolve) => (release = resolve));
+      during = () => dataSource.transaction(() => released);
+      await service.callWithDelay(Once, null, 0);
+      await expect(control.runDue({ for: 500 })).resolves.toEqual({
+        ...NOTHING,
+        started: 1,
+        interrupted: 1,
+        nextDueAt: null,
+      });
+      release();
+    });
+  });
+
+  it.each(['stop() is called', '`for` is over'])(
+    'starts nothing when %s while it becomes an instance',
+    async (how) => {
+      const { control, service } = await bootManual();
+      const { dueAt } = await service.callWithDelay(Once, null, 0);
+      const locker = await database.pool.connect();
+      try {
+        await locker.query('begin; lock table future_call_instance in share mode');
+        const result = control.runDue(how.startsWith('stop') ? {} : { for: 300 });
+        await until(
+          async () =>
+            (
+              await database.query(`select from pg_stat_activity where datname = current_database()
+              and application_name like 'future-call instance%' and wait_event_type = 'Lock'`)
+            ).length > 0,
+          'it registers',
+        );
+        const over = how.startsWith('stop')
+          ? control.stop()
+          : database.query('select pg_sleep(0.5)').then(() => {});
+        if (!how.startsWith('stop')) await over;
+        await locker.query('rollback');
+        await over;
+        expect(await result).toEqual({ ...NOTHING, nextDueAt: dueAt });
+        expect(runs).toEqual([]);
+        expect(await traces()).toEqual(NO_TRACES);
+      } finally {
+        locker.release();
+      }
+    },
+  );
 
   it('throws why claiming fails, and leaves nothing', async () => {
     const { control, service } = await bootManual();
@@ -456,6 +664,8 @@ describe('what is refused', () => {
       await expect(refused).rejects.toThrow(FutureCallOptionsError);
       await expect(refused).rejects.toThrow(`Set execute: 'manual'`);
     }
+    // Before anything is said of the options.
+    await expect(control.runDue({ handlers: ['nobody'] })).rejects.toThrow(`Set execute: 'manual'`);
     await control.stop();
   });
 });
