@@ -64,6 +64,7 @@ export class FutureCallRescuer {
 
   async stop(): Promise<void> {
     this.stopped.abort();
+    this.rest.abort();
     await this.looking;
   }
 
@@ -98,8 +99,9 @@ export class FutureCallRescuer {
         this.logger.debug(`A look failed: ${String(error)}`);
       }
       this.lookEnds.beat();
+      // Not an any() of both signals: one that lives long keeps something of each that was made of it.
       this.rest = new AbortController();
-      await sleep(period, AbortSignal.any([signal, this.rest.signal]));
+      if (!signal.aborted) await sleep(period, this.rest.signal);
     }
   }
 
