@@ -10,14 +10,16 @@ export interface RunDueOptions {
    */
   handlers?: readonly (string | FutureCallHandlerClass)[];
   /**
-   * How many calls are started at most: for a caller that has to answer soon. From 1 to 1,000,000,000.
+   * How many calls are started at most. It bounds the work, not the time: that is what `for` is for. From 1 to
+   * 1,000,000,000.
    *
    * @default no limit
    */
   limit?: number;
   /**
-   * For how long calls are started. What runs then has up to `shutdownTimeout` to finish, so keep both together below
-   * what the platform allows a request. From 1 ms to 24 hours.
+   * For how long calls are started, from the moment of asking. What runs then has up to `shutdownTimeout` to finish, so
+   * keep both together below what the platform allows a request, and this one above one and a half times `rescueAfter`:
+   * in less time no dead instance can be rescued. From 1 ms to 24 hours.
    *
    * @default as long as there is something to do
    */
@@ -35,6 +37,8 @@ export interface RunDueResult {
   readonly retried: number;
   /** Those that had not finished when `shutdownTimeout` was over. */
   readonly interrupted: number;
+  /** Calls of dead instances, which were given their outcome or their next attempt: none of `started`. */
+  readonly rescued: number;
   /**
    * When the next pending call of these handlers is due, by the database's clock, or null when there is none. In the past
    * when some are due already: `limit` was reached, `for` was over, or somebody's transaction holds them.

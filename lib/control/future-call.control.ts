@@ -42,7 +42,7 @@ export class FutureCallControl {
    * rescued: `rescueAfter` and half as long again. When there is nothing to do it costs one statement.
    *
    * It may be called again and again, and several times at once: they share the work, also with other processes, and each
-   * has `concurrency` slots of its own. Not inside of a transaction: it needs a connection of the app's pool.
+   * has `concurrency` slots of its own. It needs a connection of the app's pool, one more inside of a transaction.
    *
    * @throws FutureCallOptionsError for a wrong option, and with `execute: false`; UnknownFutureCallError for a handler that
    * this process does not have; FutureCallSessionError when the app has not booted or is closing; what the database throws

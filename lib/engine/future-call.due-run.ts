@@ -7,7 +7,14 @@ import type { RegisteredHandler } from '../handlers/future-call.explorer.js';
 import type { DueLook, FutureCallDueStore } from '../store/future-call.due-store.js';
 import { FutureCallEngine, type EngineCounts } from './future-call.engine.js';
 
-const NOTHING: EngineCounts = { started: 0, completed: 0, failed: 0, retried: 0, interrupted: 0 };
+const NOTHING: EngineCounts = {
+  started: 0,
+  completed: 0,
+  failed: 0,
+  retried: 0,
+  interrupted: 0,
+  rescued: 0,
+};
 /** How long the answer to when the next call is due is waited for, in milliseconds. */
 const LAST_LOOK = 3_000;
 
@@ -16,6 +23,7 @@ export class FutureCallDueRun {
   private readonly logger = new Logger('FutureCall');
   /** Aborted when its time is over, or when it is stopped: nothing starts any more. */
   private readonly over = new AbortController();
+  private isStopped = false;
 
   /**
    * @param engine makes the one that runs the calls, if there are any
@@ -47,6 +55,7 @@ export class FutureCallDueRun {
 
   /** Starts no call any more: what runs may finish. */
   stop(): void {
+    this.isStopped = true;
     this.over.abort();
   }
 
@@ -58,8 +67,11 @@ export class FutureCallDueRun {
     const look = await unlessAborted(this.store.look(this.names), this.over.signal);
     if (look !== undefined) return look;
     throw new FutureCallSessionError(
-      `runDue() ended before the database had said what is due, and has run nothing. Either somebody has locked a table of ` +
-        `future calls, or no connection of the app's pool was free: do not call it inside of a transaction.`,
+      this.isStopped
+        ? `runDue() was stopped before the database had said what is due, and has run nothing.`
+        : `runDue() has run nothing: its for, ${this.milliseconds} ms, was over before the database had said what is due. ` +
+            `Either that is too short, or no connection of the app's pool was free (a transaction that it is called in takes one), ` +
+            `or somebody has locked a table of future calls.`,
     );
   }
 
@@ -72,6 +84,7 @@ export class FutureCallDueRun {
     try {
       await engine.start(signal);
       await engine.exhaust(signal);
+      this.warnOfUnjudged(engine.parts.rescuer.unjudged);
     } catch (error) {
       // It was told to end while it was connecting.
       if (!signal.aborted) throw error;
@@ -87,6 +100,15 @@ export class FutureCallDueRun {
     return resultOf(
       engine.counts,
       nextDueAt === undefined ? await this.lastLook(engine.counts, failure) : nextDueAt,
+    );
+  }
+
+  /** A cron job whose runs are all too short would leave a dead instance's calls for ever. */
+  private warnOfUnjudged(ids: readonly number[]): void {
+    if (ids.length === 0 || this.isStopped) return;
+    this.logger.warn(
+      `runDue() ended after ${this.milliseconds} ms, too soon to be sure that instance ${ids.join(', ')} is dead, and left its calls: ` +
+        `give it a for of more than one and a half times rescueAfter.`,
     );
   }
 

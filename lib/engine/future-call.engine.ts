@@ -42,7 +42,8 @@ export class FutureCallEngine implements SessionListener {
   }
 
   get counts(): EngineCounts {
-    return { ...this.parts.executor.counts, interrupted: this.interrupted };
+    const { executor, rescuer } = this.parts;
+    return { ...executor.counts, interrupted: this.interrupted, rescued: rescuer.rescued };
   }
 
   /**

@@ -43,6 +43,8 @@ export class FutureCallRescuer {
   private looking: Promise<void> | undefined;
   private looks = 0;
   private answered: () => void = () => {};
+  /** How many calls it has taken from dead instances. */
+  rescued = 0;
   private readonly lookEnds = new Pulse();
   /** Between two looks. */
   private rest = new AbortController();
@@ -73,7 +75,12 @@ export class FutureCallRescuer {
    * the log, and is tried again by whoever looks next.
    */
   get isSure(): boolean {
-    return this.hasLooked && [...this.missing.values()].every(({ failure }) => failure !== undefined);
+    return this.hasLooked && this.unjudged.length === 0;
+  }
+
+  /** The instances whose lock is missing, and of which it is not known yet whether they are dead. */
+  get unjudged(): number[] {
+    return [...this.missing].filter(([, { failure }]) => failure === undefined).map(([id]) => id);
   }
 
   /** Resolves when a look has ended, the first one on this session at once; or when the signal is aborted. */
@@ -163,6 +170,7 @@ export class FutureCallRescuer {
       return;
     }
     if (calls === undefined) return;
+    this.rescued += calls.length;
     this.missing.delete(id);
     this.logger.warn(`Instance ${id}${where} is dead. ${this.interrupted(id, calls)}`);
     this.events.emit({ type: 'rescued', instanceId: id, host, pid, calls: calls.length });

@@ -62,7 +62,7 @@ async function bootManual(options: FutureCallModuleOptions = {}, more: BootOptio
   return { ...booted, control: booted.app.get(FutureCallControl) };
 }
 
-const NOTHING = { started: 0, completed: 0, failed: 0, retried: 0, interrupted: 0 };
+const NOTHING = { started: 0, completed: 0, failed: 0, retried: 0, interrupted: 0, rescued: 0 };
 
 /** Everything that an instance has, as the database sees it. */
 async function traces() {
@@ -213,6 +213,7 @@ describe('runDue()', () => {
       failed: 1,
       retried: 1,
       interrupted: 0,
+      rescued: 0,
       nextDueAt: later.dueAt,
     });
     expect(runs.map(String).toSorted()).toEqual(
@@ -475,9 +476,12 @@ describe('runDue()', () => {
     it('says what is wrong inside of a transaction, when `for` is over or it is stopped', async () => {
       const { control, dataSource } = await bootManual({}, ONE);
       await dataSource.transaction(async () => {
-        await expect(control.runDue({ for: 300 })).rejects.toThrow('do not call it inside of a transaction');
+        await expect(control.runDue({ for: 300 })).rejects.toThrow('its for, 300 ms, was over before');
         const [refusal] = await Promise.allSettled([control.runDue(), control.stop()]);
-        expect(refusal).toMatchObject({ status: 'rejected', reason: expect.any(FutureCallSessionError) });
+        expect(refusal).toMatchObject({
+          status: 'rejected',
+          reason: expect.objectContaining({ message: expect.stringMatching(/was stopped before/) }),
+        });
       });
     });
 
@@ -551,7 +555,7 @@ describe('runDue()', () => {
       insert into future_call_running (id, name, due_at, attempt, instance_id, claim, created_at)
       values (70, 'once', now(), 1, 7, 1, now()), (71, 'twice', now(), 1, 7, 1, now()), (80, 'once', now(), 1, 8, 1, now())`);
     const { nextDueAt, ...counts } = await control.runDue();
-    expect(counts).toEqual(NOTHING);
+    expect(counts).toEqual({ ...NOTHING, rescued: 3 });
     expect(await database.query('select id, due_at from future_call')).toEqual([
       { id: '71', due_at: nextDueAt },
     ]);
@@ -560,6 +564,17 @@ describe('runDue()', () => {
       { call_id: '80', outcome: 'interrupted' },
     ]);
     expect(await traces()).toEqual(NO_TRACES);
+  });
+
+  it('says so when `for` is too short to be sure of a dead instance', async () => {
+    const logger = new LogLines();
+    const { control } = await bootManual({ rescueAfter: '5m' }, { logger });
+    await database.query(`insert into future_call_instance (id, host, pid, poll_interval, handlers)
+      values (1000000, 'gone', 1, 1000, '{}')`);
+    expect(await control.runDue({ for: 300 })).toEqual({ ...NOTHING, nextDueAt: null });
+    expect(logger.warnings).toEqual([
+      expect.stringMatching(/after 300 ms, too soon to be sure that instance 1000000 is dead/),
+    ]);
   });
 
   it('is rescued as any instance when its process is killed in the middle', async () => {
@@ -576,7 +591,7 @@ describe('runDue()', () => {
     killed.send({ type: 'runDue' });
     await killed.waitFor('holding');
     await killed.kill();
-    expect(await control.runDue()).toEqual({ ...NOTHING, nextDueAt: null });
+    expect(await control.runDue()).toEqual({ ...NOTHING, rescued: 1, nextDueAt: null });
     expect(await database.query('select call_id, outcome, pid from future_call_outcome')).toEqual([
       { call_id: id, outcome: 'interrupted', pid: killed.pid },
     ]);
