@@ -265,7 +265,7 @@ describe('runDue()', () => {
       if (data === 'endless') await service.callWithDelay(Once, 'endless', 0);
     };
     await service.callWithDelay(Once, 'endless', 0);
-    const { started, completed, nextDueAt } = await control.runDue({ for: 300 });
+    const { started, completed, nextDueAt } = await control.runDue({ for: 1_500 });
     expect(started).toBeGreaterThan(1);
     expect(completed).toBe(started);
     expect(nextDueAt).not.toBeNull();
@@ -278,7 +278,7 @@ describe('runDue()', () => {
       new Promise((_, reject) => signal.addEventListener('abort', () => reject(signal.reason as Error)));
     await service.callWithDelay(Once, 'hangs', 0);
     await service.callWithDelay(Twice, 'hangs too', 0);
-    expect(await control.runDue({ for: 500 })).toMatchObject({ ...NOTHING, started: 2, interrupted: 2 });
+    expect(await control.runDue({ for: 1_500 })).toMatchObject({ ...NOTHING, started: 2, interrupted: 2 });
     expect(await database.query('select name, outcome from future_call_outcome')).toEqual([
       { name: 'once', outcome: 'interrupted' },
     ]);
@@ -476,7 +476,7 @@ describe('runDue()', () => {
     it('says what is wrong inside of a transaction, when `for` is over or it is stopped', async () => {
       const { control, dataSource } = await bootManual({}, ONE);
       await dataSource.transaction(async () => {
-        await expect(control.runDue({ for: 300 })).rejects.toThrow('its for, 300 ms, was over before');
+        await expect(control.runDue({ for: 1_500 })).rejects.toThrow('its for, 1500 ms, was over before');
         const [refusal] = await Promise.allSettled([control.runDue(), control.stop()]);
         expect(refusal).toMatchObject({
           status: 'rejected',
@@ -491,7 +491,7 @@ describe('runDue()', () => {
       const released = new Promise<void>((resolve) => (release = resolve));
       during = () => dataSource.transaction(() => released);
       await service.callWithDelay(Once, null, 0);
-      await expect(control.runDue({ for: 500 })).resolves.toEqual({
+      await expect(control.runDue({ for: 1_500 })).resolves.toEqual({
         ...NOTHING,
         started: 1,
         interrupted: 1,
@@ -509,7 +509,7 @@ describe('runDue()', () => {
       const locker = await database.pool.connect();
       try {
         await locker.query('begin; lock table future_call_instance in share mode');
-        const result = control.runDue(how.startsWith('stop') ? {} : { for: 300 });
+        const result = control.runDue(how.startsWith('stop') ? {} : { for: 1_500 });
         await until(
           async () =>
             (
@@ -520,7 +520,7 @@ describe('runDue()', () => {
         );
         const over = how.startsWith('stop')
           ? control.stop()
-          : database.query('select pg_sleep(0.5)').then(() => {});
+          : database.query('select pg_sleep(2)').then(() => {});
         if (!how.startsWith('stop')) await over;
         await locker.query('rollback');
         await over;
@@ -571,9 +571,9 @@ describe('runDue()', () => {
     const { control } = await bootManual({ rescueAfter: '5m' }, { logger });
     await database.query(`insert into future_call_instance (id, host, pid, poll_interval, handlers)
       values (1000000, 'gone', 1, 1000, '{}')`);
-    expect(await control.runDue({ for: 300 })).toEqual({ ...NOTHING, nextDueAt: null });
+    expect(await control.runDue({ for: 1_500 })).toEqual({ ...NOTHING, nextDueAt: null });
     expect(logger.warnings).toEqual([
-      expect.stringMatching(/after 300 ms, too soon to be sure that instance 1000000 is dead/),
+      expect.stringMatching(/after 1500 ms, too soon to be sure that instance 1000000 is dead/),
     ]);
   });
 
