@@ -28,7 +28,10 @@ export class FutureCallTimeError extends FutureCallError {}
 /** The tables are missing, foreign, or of a version that this code cannot work with. */
 export class FutureCallSchemaError extends FutureCallError {}
 
-/** The instance's dedicated connection cannot be had, or is not what it must be. */
+/**
+ * The instance's dedicated connection cannot be had, or is not what it must be; or this is not the time to run calls: the app
+ * has not booted, or closes.
+ */
 export class FutureCallSessionError extends FutureCallError {}
 
 /** A call was scheduled for a name that this process has no handler for. */

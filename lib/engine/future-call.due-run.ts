@@ -40,7 +40,7 @@ export class FutureCallDueRun {
   async run(): Promise<RunDueResult> {
     const timer = setTimeout(() => this.over.abort(), this.milliseconds);
     try {
-      // One statement, on the pool, when there is nothing to do: it takes a connection and twenty to become an instance.
+      // One statement, on the pool, when there is nothing to do: to become an instance takes a connection and many more.
       const before = await this.firstLook();
       const result =
         before.isDue || before.mayHaveToRescue
@@ -82,12 +82,9 @@ export class FutureCallDueRun {
     let nextDueAt: number | null | undefined;
     let failure: unknown;
     try {
-      await engine.start(signal);
+      await this.start(engine);
       await engine.exhaust(signal);
       this.warnOfUnjudged(engine.parts.rescuer.unjudged);
-    } catch (error) {
-      // It was told to end while it was connecting.
-      if (!signal.aborted) throw error;
     } finally {
       await engine.drain(async () => {
         nextDueAt = await store.nextDueAt(this.names).catch((error: unknown) => {
@@ -101,6 +98,22 @@ export class FutureCallDueRun {
       engine.counts,
       nextDueAt === undefined ? await this.lastLook(engine.counts, failure) : nextDueAt,
     );
+  }
+
+  private async start(engine: FutureCallEngine): Promise<void> {
+    const { signal } = this.over;
+    try {
+      await engine.start(signal);
+    } catch (error) {
+      if (!signal.aborted) throw error;
+      // Stopped while it was connecting: nothing has started, and nothing will.
+      if (this.isStopped) return;
+      throw new FutureCallSessionError(
+        `runDue() has run nothing: its for, ${this.milliseconds} ms, was over before it had a connection of its own to the database. ` +
+          `Either that is too short, or the server does not answer there (sessionUrl, if it is set).`,
+        { cause: error },
+      );
+    }
   }
 
   /** A cron job whose runs are all too short would leave a dead instance's calls for ever. */

@@ -1,4 +1,6 @@
 import { AsyncLocalStorage } from 'node:async_hooks';
+import { once } from 'node:events';
+import { createServer, type AddressInfo, type Socket } from 'node:net';
 import { Injectable, type OnApplicationBootstrap, type OnModuleInit } from '@nestjs/common';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import {
@@ -564,6 +566,31 @@ describe('runDue()', () => {
       { call_id: '80', outcome: 'interrupted' },
     ]);
     expect(await traces()).toEqual(NO_TRACES);
+  });
+
+  it('says so when `for` is over while it connects, and ends at once when it is stopped then', async () => {
+    // It takes connections, and never answers.
+    const accepted: Socket[] = [];
+    const silent = createServer((socket) => accepted.push(socket)).listen(0, '127.0.0.1');
+    await once(silent, 'listening');
+    try {
+      const { port } = silent.address() as AddressInfo;
+      const { control, service } = await bootManual({
+        sessionUrl: `postgres://127.0.0.1:${port}/nowhere`,
+      });
+      const { dueAt } = await service.callWithDelay(Once, null, 0);
+      await expect(control.runDue({ for: 1_500 })).rejects.toThrow(
+        'was over before it had a connection of its own',
+      );
+      const result = control.runDue();
+      await until(async () => accepted.length === 2, 'it connects');
+      await control.stop();
+      expect(await result).toEqual({ ...NOTHING, nextDueAt: dueAt });
+      expect(runs).toEqual([]);
+    } finally {
+      for (const socket of accepted) socket.destroy();
+      silent.close();
+    }
   });
 
   it('says so when `for` is too short to be sure of a dead instance', async () => {
