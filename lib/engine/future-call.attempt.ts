@@ -1,6 +1,6 @@
 import { parseTimestamp } from '../common/timestamp.js';
 import type { FutureCallContext } from '../contract/future-call.types.js';
-import type { ClaimedCall } from '../store/future-call.engine-store.js';
+import type { ClaimedCall } from '../store/future-call.claim-store.js';
 
 /** One start of a call: what the handler gets to see of it. */
 export class FutureCallAttempt implements FutureCallContext {

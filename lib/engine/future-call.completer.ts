@@ -1,36 +1,44 @@
-import { Logger } from '@nestjs/common';
-import { clearTimeout, nextTurn, setTimeout, sleep } from '../common/timers.js';
-import { FutureCallEngineStore, type AttemptEnd } from '../store/future-call.engine-store.js';
+import { nextTurn, sleep } from '../common/timers.js';
+import { FutureCallEndingStore, type AttemptEnd } from '../store/future-call.ending-store.js';
 import { FutureCallSession } from '../store/future-call.session.js';
+import { FutureCallRecorder } from './future-call.recorder.js';
 
-/** How many ends go into one statement. */
+/** How many ends go into one round of statements. */
 const LARGEST_BATCH = 5_000;
-/** How long to wait before trying again on a session that works, in milliseconds: after a deadlock, say. */
-const RETRY_AFTER = 100;
-/** The longest such wait: each one is twice as long as the one before. */
-const LONGEST_RETRY = 5_000;
+/** How often to look whether what was set aside is recorded, in milliseconds. */
+const LOOK_EVERY = 100;
 
 /**
- * Records how attempts ended, in batches that nobody waits for: while one statement is on its way, the next ends
- * collect. While the session is lost they wait; a call stays known until its end is confirmed.
+ * Records how attempts ended, in batches that nobody waits for: while one is on its way, the next ends collect. While the
+ * session is lost they wait; a call stays known until its end is confirmed.
  */
 export class FutureCallCompleter {
-  private readonly logger = new Logger('FutureCall');
   private isStopped = false;
   private waiting: AttemptEnd[] = [];
   /** On their way to the server. */
   private sent: AttemptEnd[] = [];
-  /** Ends that were set aside, and when they are tried again. */
-  private readonly aside = new Map<AttemptEnd, NodeJS.Timeout>();
-  private readonly tries = new WeakMap<AttemptEnd, number>();
   private isRecording = false;
   private recording = Promise.resolve();
   private confirmed: (ends: readonly AttemptEnd[]) => void = () => {};
+  private readonly completed: FutureCallRecorder;
+  private readonly failed: FutureCallRecorder;
+  private readonly retried: FutureCallRecorder;
 
   constructor(
-    private readonly store: FutureCallEngineStore,
+    store: FutureCallEndingStore,
     private readonly session: FutureCallSession,
-  ) {}
+  ) {
+    const recorder = (send: FutureCallEndingStore['complete']) =>
+      new FutureCallRecorder(
+        session,
+        send,
+        (ends) => this.again(ends),
+        (ends) => this.confirmed(ends),
+      );
+    this.completed = recorder((ends) => store.complete(ends));
+    this.failed = recorder((ends) => store.fail(ends));
+    this.retried = recorder((ends) => store.retry(ends));
+  }
 
   /** Who is told that ends are recorded. */
   onConfirmed(listener: (ends: readonly AttemptEnd[]) => void): void {
@@ -49,7 +57,7 @@ export class FutureCallCompleter {
 
   /** Every end that was added and may not be recorded yet. */
   unconfirmed(): AttemptEnd[] {
-    return [...this.sent, ...this.waiting, ...this.aside.keys()];
+    return [...this.sent, ...this.waiting, ...this.aside];
   }
 
   /** Whether everything that was added is recorded, or has been set aside. */
@@ -60,8 +68,8 @@ export class FutureCallCompleter {
   /** Resolves when everything that was added is recorded, or the signal is aborted. */
   async settled(signal: AbortSignal): Promise<void> {
     await this.recording;
-    while (this.waiting.length + this.aside.size > 0 && !signal.aborted) {
-      await sleep(RETRY_AFTER, signal);
+    while (this.waiting.length + this.aside.length > 0 && !signal.aborted) {
+      await sleep(LOOK_EVERY, signal);
       await this.recording;
     }
   }
@@ -69,7 +77,20 @@ export class FutureCallCompleter {
   /** Records nothing any more. What is not recorded stays unconfirmed: coming back must not release what has run. */
   stop(): void {
     this.isStopped = true;
-    for (const timer of this.aside.values()) clearTimeout(timer);
+    for (const recorder of this.recorders) recorder.stop();
+  }
+
+  private get recorders(): readonly FutureCallRecorder[] {
+    return [this.completed, this.failed, this.retried];
+  }
+
+  private get aside(): AttemptEnd[] {
+    return this.recorders.flatMap(({ aside }) => aside);
+  }
+
+  private again(ends: readonly AttemptEnd[]): void {
+    this.waiting = [...ends, ...this.waiting];
+    this.resume();
   }
 
   private async record(): Promise<void> {
@@ -88,38 +109,13 @@ export class FutureCallCompleter {
     }
   }
 
-  private async recordBatch(batch: AttemptEnd[]): Promise<void> {
-    try {
-      await this.store.end(batch);
-      this.confirmed(batch);
-    } catch (error) {
-      if (!this.session.isOpen) {
-        this.waiting = [...batch, ...this.waiting];
-      } else if (batch.length > 1) {
-        // If it is one of them, a trigger of the user's on its row perhaps, the others must not wait for it.
-        const half = batch.length >> 1;
-        await this.recordBatch(batch.slice(0, half));
-        await this.recordBatch(batch.slice(half));
-      } else {
-        this.tryLater(batch[0]!, error);
-      }
-    }
-  }
-
-  /** Sets it aside, so that no other end waits for it. */
-  private tryLater(end: AttemptEnd, error: unknown): void {
-    const tries = (this.tries.get(end) ?? 0) + 1;
-    this.tries.set(end, tries);
-    const { name, id } = end.call;
-    const failure = `Recording how "${name}" (id ${id}) ended fails, and is tried until it works: ${String(error)}`;
-    if (tries === 1) this.logger.warn(failure);
-    const timer = setTimeout(
-      () => {
-        this.aside.delete(end);
-        this.add(end);
-      },
-      Math.min(RETRY_AFTER * 2 ** (tries - 1), LONGEST_RETRY),
-    );
-    this.aside.set(end, timer);
+  /** All kinds are sent at once; the session runs them in turn. */
+  private async recordBatch(ends: readonly AttemptEnd[]): Promise<void> {
+    const failures = ends.filter(({ error }) => error !== null);
+    await Promise.all([
+      this.completed.record(failures.length === 0 ? ends : ends.filter(({ error }) => error === null)),
+      this.failed.record(failures.filter(({ next }) => next === undefined)),
+      this.retried.record(failures.filter(({ next }) => next !== undefined)),
+    ]);
   }
 }

@@ -24,36 +24,20 @@ export class FutureCallDrain {
    * @param lastStatement what to ask before the session ends
    */
   async run(lastStatement: () => Promise<void>): Promise<number> {
-    const { executor, poller, completer, pruner, rescuer, session } = this.parts;
+    const { executor, poller, slots, releaser, completer, pruner, rescuer, session } = this.parts;
     executor.stop();
     await poller.stop();
-    await this.releaseQueued();
+    await releaser.release(slots.takeQueued());
     await this.finishRunning();
     await withDeadline(LAST_WORDS, (signal) => completer.settled(signal));
     completer.stop();
+    releaser.stop();
     const interrupted = await this.interruptRest();
     await pruner.stop();
     await rescuer.stop();
     await withDeadline(LAST_WORDS, () => lastStatement());
     await session.stop();
     return interrupted;
-  }
-
-  private async releaseQueued(): Promise<void> {
-    const calls = this.parts.slots.takeQueued();
-    if (calls.length === 0) return;
-    const { events } = this.around;
-    try {
-      const released = new Set(await this.parts.store.release(calls));
-      for (const { id, name, identifier } of calls) {
-        if (released.has(id)) events.emit({ type: 'released', id, name, identifier });
-      }
-    } catch (error) {
-      // They are forgotten here: coming back releases them, or whoever rescues this instance interrupts them.
-      this.logger.warn(
-        `Giving back ${counted(calls.length, 'call')} that had not started failed: ${String(error)}`,
-      );
-    }
   }
 
   private async finishRunning(): Promise<void> {

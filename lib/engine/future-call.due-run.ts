@@ -78,7 +78,7 @@ export class FutureCallDueRun {
   private async work(before: DueLook): Promise<RunDueResult> {
     const { signal } = this.over;
     const engine = this.engine();
-    const { store } = engine.parts;
+    const { claims } = engine.parts;
     let nextDueAt: number | null | undefined;
     let failure: unknown;
     try {
@@ -87,7 +87,7 @@ export class FutureCallDueRun {
       this.warnOfUnjudged(engine.parts.rescuer.unjudged);
     } finally {
       await engine.drain(async () => {
-        nextDueAt = await store.nextDueAt(this.names).catch((error: unknown) => {
+        nextDueAt = await claims.nextDueAt(this.names).catch((error: unknown) => {
           failure = error;
           return undefined;
         });

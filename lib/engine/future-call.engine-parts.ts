@@ -2,7 +2,8 @@ import type { DataSource } from 'typeorm';
 import type { FutureCallEvents } from '../contract/future-call.events.js';
 import type { ResolvedOptions } from '../module/future-call.options.js';
 import type { FutureCallClock } from '../store/future-call.clock.js';
-import { FutureCallEngineStore } from '../store/future-call.engine-store.js';
+import { FutureCallClaimStore } from '../store/future-call.claim-store.js';
+import { FutureCallEndingStore } from '../store/future-call.ending-store.js';
 import { FutureCallInstanceStore } from '../store/future-call.instance-store.js';
 import type { FutureCallSchema } from '../store/future-call.schema.js';
 import { FutureCallSession } from '../store/future-call.session.js';
@@ -10,6 +11,7 @@ import { FutureCallCompleter } from './future-call.completer.js';
 import { FutureCallExecutor } from './future-call.executor.js';
 import { FutureCallPoller } from './future-call.poller.js';
 import { FutureCallPruner } from './future-call.pruner.js';
+import { FutureCallReleaser } from './future-call.releaser.js';
 import { FutureCallRescuer } from './future-call.rescuer.js';
 import { FutureCallSlots } from './future-call.slots.js';
 
@@ -26,14 +28,18 @@ export interface EngineSurroundings {
 export interface EngineParts {
   /** The connection, with the liveness lock. */
   readonly session: FutureCallSession;
-  /** What it asks of the database for its calls. */
-  readonly store: FutureCallEngineStore;
+  /** Claims calls. */
+  readonly claims: FutureCallClaimStore;
+  /** Ends calls, or gives them back. */
+  readonly endings: FutureCallEndingStore;
   /** What it asks of the database about instances. */
   readonly instances: FutureCallInstanceStore;
   /** Which call may start, and how much may be claimed. */
   readonly slots: FutureCallSlots;
   /** Records how attempts ended. */
   readonly completer: FutureCallCompleter;
+  /** Gives back what was claimed and does not start. */
+  readonly releaser: FutureCallReleaser;
   /** Invokes the handlers. */
   readonly executor: FutureCallExecutor;
   /** Decides when to claim. */
@@ -50,13 +56,27 @@ export function assembleEngine(
   limit: number,
 ): EngineParts {
   const session = new FutureCallSession(dataSource, options, schema, clock);
-  const store = new FutureCallEngineStore(options, session);
+  const claims = new FutureCallClaimStore(options, session);
+  const endings = new FutureCallEndingStore(options, session);
   const instances = new FutureCallInstanceStore(options, session);
   const slots = new FutureCallSlots(options);
-  const completer = new FutureCallCompleter(store, session);
-  const executor = new FutureCallExecutor(session, slots, completer, events);
-  const poller = new FutureCallPoller(options, store, session, slots, executor, limit);
+  const completer = new FutureCallCompleter(endings, session);
+  const releaser = new FutureCallReleaser(endings, session, slots, events);
+  const executor = new FutureCallExecutor(session, slots, completer, releaser, events);
+  const poller = new FutureCallPoller(options, claims, session, slots, executor, limit);
   const rescuer = new FutureCallRescuer(options, instances, session, events);
-  const pruner = new FutureCallPruner(options, store, session);
-  return { session, store, instances, slots, completer, executor, poller, rescuer, pruner };
+  const pruner = new FutureCallPruner(options, endings, session);
+  return {
+    session,
+    claims,
+    endings,
+    instances,
+    slots,
+    completer,
+    releaser,
+    executor,
+    poller,
+    rescuer,
+    pruner,
+  };
 }

@@ -105,15 +105,16 @@ export class FutureCallEngine implements SessionListener {
   }
 
   async restored(sameInstance: boolean): Promise<void> {
-    const { session, store, executor, completer, poller } = this.parts;
+    const { session, releaser, executor, completer, poller } = this.parts;
     const { id } = session.instance;
     if (sameInstance) {
       // A claim whose answer was lost may have been committed: its calls are ours, and nobody here knows them.
-      await store.releaseUnknown(executor.knownCalls());
+      await releaser.releaseUnknown(executor.knownCalls());
       this.logger.log(`Instance ${id} has its session back.`);
     } else {
       // Taken for dead: what had not started was given away, and what runs may run elsewhere too.
       executor.forgetQueued();
+      releaser.forget();
       executor.abort(
         new Error('This instance was taken for dead; the call may have been given to another one.'),
       );

@@ -1,19 +1,23 @@
 import { AsyncResource } from 'node:async_hooks';
 import { Logger } from '@nestjs/common';
 import { describeError, stackOf } from '../common/describe-error.js';
-import { setImmediate } from '../common/timers.js';
+import { monotonic, setImmediate } from '../common/timers.js';
 import type { RegisteredHandler } from '../handlers/future-call.explorer.js';
 import { FutureCallEvents } from '../contract/future-call.events.js';
-import type { AttemptEnd, ClaimedCall, NextAttempt } from '../store/future-call.engine-store.js';
+import type { ClaimedCall } from '../store/future-call.claim-store.js';
+import type { AttemptEnd, NextAttempt } from '../store/future-call.ending-store.js';
 import { FutureCallSession } from '../store/future-call.session.js';
 import { FutureCallAttempt } from './future-call.attempt.js';
 import { FutureCallCompleter } from './future-call.completer.js';
+import { FutureCallReleaser } from './future-call.releaser.js';
 import { DEFAULT_BACKOFF, exponential, inWords, nextAttempt } from './future-call.retry-policy.js';
 import { RunningAttempts } from './future-call.running-attempts.js';
 import { FutureCallSlots, type HandlerSlots } from './future-call.slots.js';
 
 /** The most that starts in one turn of the event loop: handlers that wait for nothing would keep the app from it. */
 const MOST_IN_A_TURN = 500;
+/** And for how long such handlers may keep it, in milliseconds, before it is let go. */
+const LONGEST_TURN = 10;
 
 /** Runs attempts: invokes the handlers of calls that may start, and sees to what becomes of it. */
 export class FutureCallExecutor {
@@ -24,6 +28,9 @@ export class FutureCallExecutor {
   /** What has become of calls: those whose ends are recorded. */
   readonly counts = { started: 0, completed: 0, failed: 0, retried: 0 };
   private startedInTurn = 0;
+  /** When the first one started in this turn, on the monotonic clock, and when the last one had. */
+  private turnBegan = 0;
+  private startedAt = 0;
   private isStarting = false;
   private isStopped = false;
   private slotFreed: () => void = () => {};
@@ -33,6 +40,7 @@ export class FutureCallExecutor {
     private readonly session: FutureCallSession,
     private readonly slots: FutureCallSlots,
     private readonly completer: FutureCallCompleter,
+    private readonly releaser: FutureCallReleaser,
     private readonly events: FutureCallEvents,
   ) {}
 
@@ -98,23 +106,31 @@ export class FutureCallExecutor {
     // A handler that ends synchronously comes back here from within.
     if (this.isStarting) return;
     this.isStarting = true;
+    let isFirst = true;
     try {
       while (this.slots.mayHaveNext && !this.isStopped && this.session.isTrusted) {
-        if (this.startedInTurn === MOST_IN_A_TURN) break;
+        if (this.startedInTurn === MOST_IN_A_TURN || this.startedAt - this.turnBegan > LONGEST_TURN) break;
         const slots = this.slots.next();
         if (slots === undefined) break;
-        if (this.startedInTurn++ === 0) setImmediate(() => this.nextTurn());
+        if (isFirst) this.startedAt = monotonic();
+        isFirst = false;
+        if (this.startedInTurn++ === 0) this.beginTurn();
         this.begin(slots, this.slots.take(slots));
       }
     } finally {
       this.isStarting = false;
     }
+    if (this.slots.hasQueued && this.session.isTrusted) this.releaser.watch();
+  }
+
+  private beginTurn(): void {
+    setImmediate(() => this.nextTurn());
+    this.turnBegan = this.startedAt;
   }
 
   private nextTurn(): void {
-    const wasFull = this.startedInTurn === MOST_IN_A_TURN;
-    this.startedInTurn = 0;
-    if (wasFull) this.startNext();
+    this.startedInTurn = this.turnBegan = this.startedAt = 0;
+    if (this.slots.hasQueued) this.startNext();
   }
 
   private begin(slots: HandlerSlots, call: ClaimedCall): void {
@@ -123,6 +139,7 @@ export class FutureCallExecutor {
     this.counts.started++;
     if (this.events.observed)
       this.events.emit({ type: 'started', ...attempt.describe(), dueAt: attempt.dueAt });
+    const { startedAt } = this;
     let result: Promise<unknown> | undefined;
     try {
       const data: unknown = call.data === null ? null : JSON.parse(call.data);
@@ -135,17 +152,38 @@ export class FutureCallExecutor {
       );
       if (isThenable(answer)) result = Promise.resolve(answer);
     } catch (error) {
+      this.started(slots, startedAt);
+      slots.speed.ended(this.startedAt, this.startedAt - startedAt);
       this.failed(slots, call, attempt, error);
       return;
     }
+    this.started(slots, startedAt);
     if (result === undefined) {
+      slots.speed.ended(this.startedAt, this.startedAt - startedAt);
       this.ended(slots, call, attempt, { call, error: null });
     } else {
       result.then(
-        () => this.ended(slots, call, attempt, { call, error: null }),
-        (error: unknown) => this.failed(slots, call, attempt, error),
+        () => {
+          this.settled(slots, startedAt);
+          this.ended(slots, call, attempt, { call, error: null });
+        },
+        (error: unknown) => {
+          this.settled(slots, startedAt);
+          this.failed(slots, call, attempt, error);
+        },
       );
     }
+  }
+
+  /** The clock is read once for both: when this one had started, and when the next one begins to. */
+  private started({ speed }: HandlerSlots, since: number): void {
+    this.startedAt = monotonic();
+    speed.started(this.startedAt, this.startedAt - since);
+  }
+
+  private settled({ speed }: HandlerSlots, startedAt: number): void {
+    const now = monotonic();
+    speed.ended(now, now - startedAt);
   }
 
   private failed(slots: HandlerSlots, call: ClaimedCall, attempt: FutureCallAttempt, thrown: unknown): void {

@@ -1,42 +1,34 @@
 import { Logger } from '@nestjs/common';
-import { parseTimestamp } from '../common/timestamp.js';
-import { clearInterval, setInterval, sleep } from '../common/timers.js';
+import { clearInterval, monotonic, setImmediate, setInterval, sleep } from '../common/timers.js';
 import { unlessAborted } from '../common/waiting.js';
 import type { ResolvedOptions } from '../module/future-call.options.js';
 import type { LocalPoller, Reservation } from '../contract/future-call.wake.js';
-import {
-  FutureCallEngineStore,
-  type ClaimRequest,
-  type Watermark,
-} from '../store/future-call.engine-store.js';
+import { FutureCallClaimStore, type Watermark } from '../store/future-call.claim-store.js';
 import { FutureCallSession } from '../store/future-call.session.js';
 import { NOTIFICATION_SEPARATOR } from '../store/future-call.sql.js';
 import { FutureCallDueTimer } from './future-call.due-timer.js';
 import { FutureCallExecutor } from './future-call.executor.js';
+import { FutureCallLockWatch } from './future-call.lock-watch.js';
+import { PolledHandler } from './future-call.polled-handler.js';
 import { FutureCallSlots, type Capacity } from './future-call.slots.js';
 
-const FROM_THE_START: Watermark = { dueAt: '-infinity', id: '0' };
 /** How long to wait after a claim that the server refused, in milliseconds. */
 const RETRY_AFTER = 1_000;
 /** How long to wait before looking again for a session that is lost, in milliseconds. */
 const LOOK_AGAIN_AFTER = 100;
-const YEAR_ONE = Date.parse('0001-01-01T00:00:00Z');
 
-/** What the poller knows of one handler's calls. */
-interface PolledHandler {
-  readonly name: string;
-  /** Everything before it is known to be claimed, so that a claim does not walk over the dead rows of the last ones. */
-  since: Watermark;
-  /** Whether there may be a due call. */
-  mayHaveDue: boolean;
-  /** The earliest due time that was announced while a claim was on its way, in milliseconds since 1970. */
-  announced: number;
+/** A handler, and how many of its calls it could start or take ahead. */
+interface Wish {
+  readonly handler: PolledHandler;
+  readonly free: number;
 }
+
+const NOTHING = { count: 0, last: undefined };
 
 /**
  * Decides when to claim: when a call becomes due, is announced, or a slot becomes free while there may be more; and
- * every `pollInterval`, for what nobody announced. What is due but cannot be claimed, because there is no slot or
- * somebody has it locked, waits for one of these; no timer spins on it.
+ * every `pollInterval`, for what nobody announced. What is due but has no slot waits for one of these; what somebody has
+ * locked is looked at again by and by. No timer spins on it.
  */
 export class FutureCallPoller implements LocalPoller {
   private readonly logger = new Logger('FutureCall');
@@ -46,6 +38,9 @@ export class FutureCallPoller implements LocalPoller {
   private claiming: Promise<void> | undefined;
   private pollTimer: NodeJS.Timeout | undefined;
   private readonly dueTimer: FutureCallDueTimer;
+  private readonly lockWatch: FutureCallLockWatch;
+  /** Whether slots that became free in this turn of the event loop are about to be filled. */
+  private fillsSlots = false;
   private served = 1;
   /** Slots that calls of this process are promised, which are being inserted. */
   private reserved = 0;
@@ -61,7 +56,7 @@ export class FutureCallPoller implements LocalPoller {
 
   constructor(
     private readonly options: ResolvedOptions,
-    private readonly store: FutureCallEngineStore,
+    private readonly store: FutureCallClaimStore,
     private readonly session: FutureCallSession,
     private readonly slots: FutureCallSlots,
     private readonly executor: FutureCallExecutor,
@@ -69,6 +64,7 @@ export class FutureCallPoller implements LocalPoller {
     private readonly limit: number,
   ) {
     this.dueTimer = new FutureCallDueTimer(options.pollInterval, () => this.becameDue());
+    this.lockWatch = new FutureCallLockWatch(options.pollInterval, () => this.lookAtLocked());
   }
 
   private get remaining(): number {
@@ -77,7 +73,7 @@ export class FutureCallPoller implements LocalPoller {
 
   start(names: Iterable<string>): void {
     for (const name of names) {
-      const handler = { name, since: FROM_THE_START, mayHaveDue: true, announced: Infinity };
+      const handler = new PolledHandler(name);
       this.handlers.push(handler);
       this.byName.set(name, handler);
     }
@@ -92,12 +88,13 @@ export class FutureCallPoller implements LocalPoller {
     this.stopped.abort();
     clearInterval(this.pollTimer);
     this.dueTimer.clear();
+    this.lockWatch.stop();
     await this.claiming;
   }
 
   /** Looks for everything, from the start. Also after a reconnect: notifications were missed. */
   poll(): void {
-    for (const handler of this.handlers) announce(handler, -Infinity);
+    for (const handler of this.handlers) handler.announce(-Infinity);
     this.claimIfWorthwhile();
   }
 
@@ -127,9 +124,14 @@ export class FutureCallPoller implements LocalPoller {
     if (this.failures > 1 && this.session.isOpen) throw this.failure!;
   }
 
-  /** A slot is free. */
+  /** A slot is free. Those that become free in the same turn of the event loop are filled by one claim. */
   slotFreed(): void {
-    this.claimIfWorthwhile();
+    if (this.fillsSlots) return;
+    this.fillsSlots = true;
+    setImmediate(() => {
+      this.fillsSlots = false;
+      this.claimIfWorthwhile();
+    });
   }
 
   /** A notification arrived. Anybody can send one: what is not ours is ignored. */
@@ -163,7 +165,7 @@ export class FutureCallPoller implements LocalPoller {
     const handler = this.byName.get(name);
     if (handler === undefined || this.isStopped) return;
     const isDue = this.dueTimer.isDue(dueAt);
-    announce(handler, dueAt, isDue);
+    handler.announce(dueAt, isDue);
     if (isDue) this.claimIfWorthwhile();
     else this.dueTimer.set(dueAt);
   }
@@ -175,7 +177,7 @@ export class FutureCallPoller implements LocalPoller {
     if (capacity === undefined || this.remaining === 0) return;
     const limit = Math.min(capacity.total, this.remaining);
     const requests = this.requests(capacity, limit);
-    if (!requests.some(({ name }) => this.byName.get(name)!.mayHaveDue)) return;
+    if (!requests.some(({ handler }) => handler.mayHaveDue)) return;
     this.claiming = this.claim(requests, limit)
       .catch((error: unknown) => this.claimFailed(error))
       .finally(() => {
@@ -185,22 +187,23 @@ export class FutureCallPoller implements LocalPoller {
   }
 
   /** All handlers with a free slot, due calls or not: the claim also tells when the next one of them is due. */
-  private requests(capacity: Capacity, limit: number): ClaimRequest[] {
+  private requests(capacity: Capacity, limit: number): Wish[] {
     // Shared out among those that had something last time. More is never locked than claimed: the claim has a limit.
     const share = Math.ceil(limit / this.served);
-    const requests: ClaimRequest[] = [];
+    const requests: Wish[] = [];
     for (const handler of this.handlers) {
       const free = Math.min(share, capacity.of(handler.name));
-      if (free > 0) requests.push({ name: handler.name, free, since: handler.since });
+      if (free > 0) requests.push({ handler, free });
       // Nobody looks for when its next call is due, so there may be one when it has a slot.
       else handler.mayHaveDue = true;
     }
     return requests;
   }
 
-  private async claim(requests: readonly ClaimRequest[], limit: number): Promise<void> {
-    for (const { name } of requests) this.byName.get(name)!.announced = Infinity;
-    const { calls, sentAt, now, nextDueAt } = await this.store.claim(requests, limit);
+  private async claim(wishes: readonly Wish[], limit: number): Promise<void> {
+    const requests = wishes.map(({ handler, free }) => handler.request(free));
+    const answer = await this.store.claim(requests, limit);
+    const { calls, sentAt, now, nextDueAt } = answer;
     this.dueTimer.tie(now, sentAt);
     this.failure = undefined;
     this.failures = 0;
@@ -217,13 +220,17 @@ export class FutureCallPoller implements LocalPoller {
       }
     }
     const wasCutShort = calls.length >= limit;
-    for (const { name, free } of requests) {
-      const handler = this.byName.get(name)!;
-      const got = claimed.get(name);
-      handler.mayHaveDue = wasCutShort || (got !== undefined && got.count >= free);
-      if (got !== undefined) handler.since = { dueAt: got.last.dueAt, id: got.last.id };
+    wishes.forEach(({ handler }, i) => {
+      const { count, last } = claimed.get(handler.name) ?? NOTHING;
+      handler.answered(requests[i]!, answer, { count, last, wasCutShort });
       // The driver delivers a notification before the result of the claim that did not see its call yet.
-      if (handler.announced !== Infinity) this.reannounce(handler);
+      if (handler.missed !== undefined) this.heardWhileClaiming(handler, handler.missed);
+    });
+    if (!this.isStopped) {
+      this.lockWatch.seen(
+        this.handlers.some(({ hasLocked }) => hasLocked),
+        monotonic() - sentAt,
+      );
     }
     this.answers++;
     this.claimed += calls.length;
@@ -249,23 +256,19 @@ export class FutureCallPoller implements LocalPoller {
     await sleep(RETRY_AFTER, this.stopped.signal);
   }
 
-  private reannounce(handler: PolledHandler): void {
-    const { announced } = handler;
-    const isDue = this.dueTimer.isDue(announced);
-    announce(handler, announced, isDue);
-    if (!isDue && !this.isStopped) this.dueTimer.set(announced);
+  private heardWhileClaiming(handler: PolledHandler, dueAt: number): void {
+    const isDue = this.dueTimer.isDue(dueAt);
+    handler.announce(dueAt, isDue);
+    if (!isDue && !this.isStopped) this.dueTimer.set(dueAt);
   }
 
   private becameDue(): void {
     for (const handler of this.handlers) handler.mayHaveDue = true;
     this.claimIfWorthwhile();
   }
-}
 
-/** There is a call due at that moment: the watermark must not hide it. */
-function announce(handler: PolledHandler, dueAt: number, isDue = true): void {
-  handler.mayHaveDue ||= isDue;
-  handler.announced = Math.min(handler.announced, dueAt);
-  if (dueAt > parseTimestamp(handler.since.dueAt)) return;
-  handler.since = dueAt < YEAR_ONE ? FROM_THE_START : { dueAt: new Date(dueAt).toISOString(), id: '0' };
+  private lookAtLocked(): void {
+    for (const handler of this.handlers) handler.lookAtLocked();
+    this.claimIfWorthwhile();
+  }
 }

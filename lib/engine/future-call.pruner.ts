@@ -1,7 +1,7 @@
 import { Logger } from '@nestjs/common';
 import { sleep } from '../common/timers.js';
 import { keptForATime, type ResolvedOptions } from '../module/future-call.options.js';
-import { FutureCallEngineStore } from '../store/future-call.engine-store.js';
+import { FutureCallEndingStore } from '../store/future-call.ending-store.js';
 import { FutureCallSession } from '../store/future-call.session.js';
 import { PRUNE_BATCH } from '../store/future-call.sql.js';
 
@@ -18,7 +18,7 @@ export class FutureCallPruner {
 
   constructor(
     private readonly options: ResolvedOptions,
-    private readonly store: FutureCallEngineStore,
+    private readonly store: FutureCallEndingStore,
     private readonly session: FutureCallSession,
   ) {}
 

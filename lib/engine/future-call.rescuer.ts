@@ -7,6 +7,7 @@ import type { ResolvedOptions } from '../module/future-call.options.js';
 import {
   FutureCallInstanceStore,
   type InterruptedCall,
+  type Rescue,
   type SeenInstance,
 } from '../store/future-call.instance-store.js';
 import { FutureCallSession } from '../store/future-call.session.js';
@@ -18,6 +19,8 @@ const LOOKS = 3;
 const LOOK_AT_EVERYONE = 12;
 /** The least time an answer may take before the session is given up, in milliseconds. */
 const SHORTEST_DEADLINE = 5_000;
+/** Why something of a dead instance is left. */
+const LOCKED = 'somebody has locked it';
 /** How many calls of a dead instance are named in the log. */
 const NAMED_CALLS = 20;
 
@@ -160,18 +163,24 @@ export class FutureCallRescuer {
 
   private async rescue({ id, host, pid }: SeenInstance): Promise<void> {
     const where = host === null ? '' : ` (${host}, pid ${pid})`;
-    let calls: InterruptedCall[] | undefined;
+    let rescue: Rescue | undefined;
     try {
-      calls = await this.store.rescue(id, DEFAULT_BACKOFF);
+      rescue = await this.store.rescue(id, DEFAULT_BACKOFF);
     } catch (error) {
       // Without a session everybody is looked at anew. With one, the others must not wait for this one.
       if (!this.session.isOpen) throw error;
       this.rescueFailed(id, `Rescuing instance ${id}${where} fails, and is tried again: ${String(error)}`);
       return;
     }
-    if (calls === undefined) return;
+    if (rescue === undefined) return;
+    const { calls, isComplete } = rescue;
     this.rescued += calls.length;
-    this.missing.delete(id);
+    const missing = this.missing.get(id);
+    const isNews = calls.length > 0 || missing?.failure !== LOCKED;
+    if (isComplete) this.missing.delete(id);
+    // The next look tries again.
+    else if (missing !== undefined) missing.failure = LOCKED;
+    if (!isNews) return;
     this.logger.warn(`Instance ${id}${where} is dead. ${this.interrupted(id, calls)}`);
     this.events.emit({ type: 'rescued', instanceId: id, host, pid, calls: calls.length });
   }

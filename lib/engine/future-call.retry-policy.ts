@@ -2,7 +2,7 @@ import ms from 'ms';
 import { LONGEST_BACKOFF, parseDuration, type Duration } from '../common/duration.js';
 import { DoNotRetryError, RetryError } from '../contract/future-call.errors.js';
 import type { FutureCallHandlerOptions } from '../contract/future-call.types.js';
-import type { NextAttempt } from '../store/future-call.engine-store.js';
+import type { NextAttempt } from '../store/future-call.ending-store.js';
 
 /** The default backoff: twice as long each time, in milliseconds. A rescue uses it too. */
 export const DEFAULT_BACKOFF = { delay: 1_000, max: 3_600_000 } as const;

@@ -1,7 +1,7 @@
 import { monotonic } from '../common/timers.js';
 import type { RegisteredHandler } from '../handlers/future-call.explorer.js';
 import type { ResolvedOptions } from '../module/future-call.options.js';
-import type { ClaimedCall } from '../store/future-call.engine-store.js';
+import type { ClaimedCall } from '../store/future-call.claim-store.js';
 import { FutureCallSpeed } from './future-call.speed.js';
 
 /** How much may be claimed now. */
@@ -19,6 +19,8 @@ export interface HandlerSlots {
   /** Claimed, not started: at most the prefetch. */
   readonly queue: ClaimedCall[];
   running: number;
+  /** How often it was seen with a queue of which nothing had started. */
+  stalledLooks: number;
 }
 
 /** The most that is claimed ahead of free slots, over all handlers. */
@@ -47,6 +49,7 @@ export class FutureCallSlots {
         speed: new FutureCallSpeed(),
         queue: [],
         running: 0,
+        stalledLooks: 0,
       });
     }
   }
@@ -61,10 +64,11 @@ export class FutureCallSlots {
   /** What may be claimed now, or undefined when it is not worth a statement yet. */
   capacity(): Capacity | undefined {
     const now = monotonic();
+    const part = this.partOfEach(now);
     let ahead = 0;
     let spokenFor = 0;
     for (const state of this.handlers.values()) {
-      if (this.options.prefetch) ahead += state.speed.perWindow(now);
+      ahead += this.ahead(state, now, part);
       spokenFor += Math.min(state.queue.length, state.limit - state.running);
     }
     ahead = Math.min(ahead, MAX_PREFETCH);
@@ -77,21 +81,34 @@ export class FutureCallSlots {
       total,
       of: (name) => {
         const state = this.handlers.get(name)!;
-        const ownRoom = this.options.prefetch
-          ? Math.max(0, state.speed.perWindow(now) - state.queue.length)
-          : 0;
-        return Math.min(total, freeSlots(state) + ownRoom);
+        const { speed, queue } = state;
+        const free = freeSlots(state) + Math.max(0, this.ahead(state, now, part) - queue.length);
+        // One at least, however long it keeps the event loop.
+        const soon = Math.max(1, Math.floor(speed.startsPerWindow(now) * part)) - queue.length;
+        return Math.max(0, Math.min(total, free, soon));
       },
     };
   }
 
+  /** How many of its calls are claimed ahead of its slots. */
+  private ahead({ speed, limit }: HandlerSlots, now: number, part: number): number {
+    return this.options.prefetch ? speed.perWindow(now, limit, part) : 0;
+  }
+
+  /** Handlers that have calls share the slots and the event loop. */
+  private partOfEach(now: number): number {
+    let busy = 0;
+    for (const { speed } of this.handlers.values()) if (speed.isKnown(now)) busy++;
+    return 1 / Math.max(1, busy);
+  }
+
   /** Queues claimed calls. */
   enqueue(calls: readonly ClaimedCall[]): void {
-    const now = monotonic();
     for (const call of calls) {
       const state = this.handlers.get(call.name)!;
-      state.speed.begin(now);
-      if (state.queue.push(call) === 1) this.waiting.push(state);
+      if (state.queue.push(call) > 1) continue;
+      this.waiting.push(state);
+      state.stalledLooks = 0;
     }
     this.queued += calls.length;
   }
@@ -122,6 +139,7 @@ export class FutureCallSlots {
     this.queued--;
     this.running++;
     state.running++;
+    state.stalledLooks = 0;
     return state.queue.shift()!;
   }
 
@@ -129,9 +147,6 @@ export class FutureCallSlots {
   free(state: HandlerSlots): void {
     this.running--;
     state.running--;
-    state.speed.count();
-    // Now and not after the next start: that may come to an end here, and find nothing left too.
-    restIfDone(state);
   }
 
   /** Calls that were claimed and have not been taken. */
@@ -142,20 +157,29 @@ export class FutureCallSlots {
   /** Hands them out, and forgets them. */
   takeQueued(): ClaimedCall[] {
     const calls = this.queuedCalls();
-    for (const state of this.waiting) {
-      state.queue.length = 0;
-      restIfDone(state);
-    }
+    for (const state of this.waiting) state.queue.length = 0;
     this.waiting = [];
     this.queued = 0;
     return calls;
+  }
+
+  /**
+   * Hands the queues out of which nothing has started since so many calls of this, and forgets them. What was thought of
+   * their handlers' speed is wrong.
+   */
+  takeStalled(looks: number): ClaimedCall[] {
+    const stalled = this.waiting.filter((state) => ++state.stalledLooks > looks);
+    if (stalled.length === 0) return [];
+    this.waiting = this.waiting.filter((state) => !stalled.includes(state));
+    return stalled.flatMap((state) => {
+      state.speed.forget();
+      const calls = state.queue.splice(0);
+      this.queued -= calls.length;
+      return calls;
+    });
   }
 }
 
 function freeSlots({ limit, running, queue }: HandlerSlots): number {
   return Math.max(0, limit - running - queue.length);
-}
-
-function restIfDone({ running, queue, speed }: HandlerSlots): void {
-  if (running === 0 && queue.length === 0) speed.pause(monotonic());
 }

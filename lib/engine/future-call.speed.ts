@@ -1,58 +1,63 @@
-/** How much work is claimed ahead: what ends in this many milliseconds. */
-const WINDOW = 50;
-/** A handler is believed to be slower only after having worked for this long, in milliseconds. */
-const SHORTEST_SAMPLE = 5;
+/** How much work is claimed ahead, and at one time: what ends in so many milliseconds. */
+export const WINDOW = 50;
 /** The clock's own noise, in milliseconds: nothing is measured to take less. */
-const SHORTEST_TIME = 0.05;
-/** How much more than a sample had is claimed ahead at the most: ten calls say little about four thousand. */
+const SHORTEST_TIME = 0.001;
+/** How many more calls are claimed ahead than have ended: ten say little about four thousand. */
 const LARGEST_STEP = 8;
 /** What a handler did before a pause this long says nothing about now, in milliseconds. */
 const STALE_AFTER = 1_000;
+/** Over about so many calls a mean is taken. */
+const MEAN_OF = 32;
 
-/** How fast a handler's calls have been ending lately, measured over the time in which it had some. */
+/**
+ * How long a handler's calls take, lately. Not how many end: ten that were started together and took two seconds end in
+ * one millisecond, and are no sign of haste.
+ */
 export class FutureCallSpeed {
+  private starts = 0;
   private ends = 0;
-  private busy = 0;
-  private busySince: number | undefined;
-  private idleSince = -Infinity;
-  private ahead = 0;
+  /** Means, in milliseconds: from the start to the end, and for how long a start keeps the event loop. */
+  private took = 0;
+  private blocked = 0;
+  private lastAt = -Infinity;
 
-  /** It has calls. */
-  begin(now: number): void {
-    if (this.busySince !== undefined) return;
-    if (now - this.idleSince > STALE_AFTER) this.ahead = this.ends = this.busy = 0;
-    this.busySince = now;
+  /** A call has started, and has kept the event loop for so long. */
+  started(now: number, blockedFor: number): void {
+    if (now - this.lastAt > STALE_AFTER) this.forget();
+    this.lastAt = now;
+    this.blocked += (blockedFor - this.blocked) / Math.min(++this.starts, MEAN_OF);
   }
 
-  /** One has ended. */
-  count(): void {
-    this.ends++;
+  /** A call has ended, so long after its start. */
+  ended(now: number, after: number): void {
+    this.lastAt = now;
+    this.took += (after - this.took) / Math.min(++this.ends, MEAN_OF);
   }
 
-  /** It has none any more: waiting for the next claim is not its slowness. */
-  pause(now: number): void {
-    this.sample(now);
-    this.busySince = undefined;
-    this.idleSince = now;
+  /** Nothing is known any more: it has turned out to be another one. */
+  forget(): void {
+    this.starts = this.ends = this.took = this.blocked = 0;
   }
 
-  /** How many end in the time that is claimed ahead, at the speed of late. */
-  perWindow(now: number): number {
-    if (this.busySince !== undefined) this.sample(now);
-    else if (now - this.idleSince > STALE_AFTER) return 0;
-    return Math.floor(this.ahead);
+  /** Whether it has had calls lately. */
+  isKnown(now: number): boolean {
+    return this.ends > 0 && now - this.lastAt <= STALE_AFTER;
   }
 
-  private sample(now: number): void {
-    this.busy += now - this.busySince!;
-    this.busySince = now;
-    const measured = Math.min(
-      (this.ends / Math.max(this.busy, SHORTEST_TIME)) * WINDOW,
-      this.ends * LARGEST_STEP,
+  /**
+   * How many calls end within the window, with so many slots and a part of the event loop: nothing that takes longer
+   * than that, since a process which is idle meanwhile could have started it.
+   */
+  perWindow(now: number, slots: number, part: number): number {
+    if (!this.isKnown(now) || this.took > WINDOW) return 0;
+    const inParallel = (slots * WINDOW) / Math.max(this.took, SHORTEST_TIME);
+    return Math.floor(
+      Math.min(inParallel * part, this.startsPerWindow(now) * part, this.ends * LARGEST_STEP),
     );
-    if (measured <= this.ahead && this.busy < SHORTEST_SAMPLE) return;
-    // One that speeds up is believed at once, one that slows down by and by.
-    this.ahead = measured > this.ahead ? measured : (this.ahead + measured) / 2;
-    this.ends = this.busy = 0;
+  }
+
+  /** How many calls start within the window: handlers that keep the event loop run one after the other. */
+  startsPerWindow(now: number): number {
+    return this.isKnown(now) ? WINDOW / Math.max(this.blocked, SHORTEST_TIME) : Infinity;
   }
 }

@@ -20,7 +20,17 @@ export interface InterruptedCall {
   readonly willRetry: boolean;
 }
 
-/** How long a call waits after an interruption, in milliseconds: twice as long each time, from `delay` to `max`. */
+/** What became of the calls of a dead instance. */
+export interface Rescue {
+  readonly calls: InterruptedCall[];
+  /** Whether nothing is left of it: no row, and no call that somebody has locked. */
+  readonly isComplete: boolean;
+}
+
+/**
+ * How long a call waits after an interruption, in milliseconds: twice as long each time, from `delay` to `max`, the last
+ * half of it at random.
+ */
 export interface InterruptionBackoff {
   readonly delay: number;
   readonly max: number;
@@ -49,33 +59,45 @@ export class FutureCallInstanceStore {
   }
 
   /**
-   * Gives the calls of a dead instance their outcome and removes it. Undefined when it is not dead after all, or when
-   * another instance is at it.
+   * Gives the calls of a dead instance their outcome and removes it. What somebody has locked is left, for the next time.
+   * Undefined when it is not dead after all, or when another instance is at it.
    */
-  async rescue(instanceId: number, backoff: InterruptionBackoff): Promise<InterruptedCall[] | undefined> {
+  async rescue(instanceId: number, backoff: InterruptionBackoff): Promise<Rescue | undefined> {
     const { statements, instance } = this.session;
     return this.session.transaction(async (query) => {
       const lock = await query(statements.lockForRescue, [instance.lockClass, instanceId]);
       if (lock.rows[0]![0] !== 't') return undefined;
-      const calls = await this.interrupt(query, instanceId, 'The instance that ran this call died.', backoff);
+      const calls = await this.interrupt(query, instanceId, 'The instance that ran this call died.', {
+        ...backoff,
+        spendsAttempt: true,
+      });
       await query(statements.removeInstance, [instanceId]);
-      return calls;
+      const left = await query(statements.isLeft, [instanceId]);
+      return { calls, isComplete: left.rows[0]![0] === 'f' };
     });
   }
 
-  /** Ends what still runs under this instance: the last thing a drain does to its calls. */
+  /**
+   * Ends what still runs under this instance: the last thing a drain does to its calls. A handler that allows several
+   * attempts has spent none by it: that the app was stopped is not its failure.
+   */
   async interruptOwn(reason: string, backoff: InterruptionBackoff): Promise<InterruptedCall[]> {
-    return this.interrupt(this.session.query.bind(this.session), this.session.instance.id, reason, backoff);
+    const { id } = this.session.instance;
+    return this.interrupt(this.session.query.bind(this.session), id, reason, {
+      ...backoff,
+      spendsAttempt: false,
+    });
   }
 
   private async interrupt(
     query: Query,
     instanceId: number,
     reason: string,
-    { delay, max }: InterruptionBackoff,
+    { delay, max, spendsAttempt }: InterruptionBackoff & { spendsAttempt: boolean },
   ): Promise<InterruptedCall[]> {
     const keep = this.options.retention.interrupted > 0;
-    const { rows } = await query(this.session.statements.interrupt, [instanceId, reason, delay, max, keep]);
+    const values = [instanceId, reason, delay, max, keep, spendsAttempt];
+    const { rows } = await query(this.session.statements.interrupt, values);
     return rows
       .filter(([id]) => id !== null)
       .map(([id, name, identifier, attempt, again]) => ({

@@ -95,7 +95,7 @@ export class FutureCallInstance {
 
   /** Takes its row away if nothing runs under it, and then lets go of the lock. */
   async end(connection: FutureCallConnection): Promise<void> {
-    await connection.query(this.statements.deregister, [this.id]);
+    await connection.query(this.statements.removeInstance, [this.id]);
     await this.unlock(connection);
   }
 

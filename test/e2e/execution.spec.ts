@@ -512,7 +512,7 @@ describe('a call with the id of another one', () => {
       expect(await count('future_call_running')).toBe(1);
       // As when a session that was lost is back: what has run is known, and is not released.
       const known = engineOf(app).executor.knownCalls();
-      await engineOf(app).store.releaseUnknown(known);
+      await engineOf(app).releaser.releaseUnknown(known);
       expect(await count('future_call_running')).toBe(1);
       await database.query('drop trigger refuse on future_call_outcome');
       await until(async () => (await count('future_call_outcome')) === 100, 'the last one is recorded too');
@@ -545,7 +545,7 @@ describe('a call with the id of another one', () => {
       engineOf(app).completer.stop();
       await database.query('drop trigger refuse on future_call_running');
       const known = engineOf(app).executor.knownCalls();
-      await engineOf(app).store.releaseUnknown(known);
+      await engineOf(app).releaser.releaseUnknown(known);
       expect(await count('future_call_running')).toBe(1);
       expect(runs).toBe(1);
     } finally {

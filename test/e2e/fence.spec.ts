@@ -1,5 +1,6 @@
 import { beforeAll, beforeEach, afterAll, describe, expect, it } from 'vitest';
-import { FutureCallEngineStore, type ClaimedCall } from '../../lib/store/future-call.engine-store.js';
+import type { ClaimedCall } from '../../lib/store/future-call.claim-store.js';
+import { FutureCallEndingStore } from '../../lib/store/future-call.ending-store.js';
 import { bootApp, createTables } from '../support/app.js';
 import { engineOf } from '../support/engine.js';
 import { createDatabase, type TestDatabase } from '../support/database.js';
@@ -30,18 +31,18 @@ const call = (token: typeof TOKEN): ClaimedCall => ({
 });
 const error = JSON.stringify({ attempt: 1, name: 'Error', message: 'no' });
 
-const ENDS: [what: string, end: (store: FutureCallEngineStore, call: ClaimedCall) => Promise<unknown>][] = [
-  ['complete', (store, one) => store.end([{ call: one, error: null }])],
-  ['fail', (store, one) => store.end([{ call: one, error }])],
-  ['be tried again', (store, one) => store.end([{ call: one, error, next: { delay: 0 } }])],
+const ENDS: [what: string, end: (store: FutureCallEndingStore, call: ClaimedCall) => Promise<unknown>][] = [
+  ['complete', (store, one) => store.complete([{ call: one, error: null }])],
+  ['fail', (store, one) => store.fail([{ call: one, error }])],
+  ['be tried again', (store, one) => store.retry([{ call: one, error, next: { delay: 0 } }])],
   ['be given back', (store, one) => store.release([one])],
 ];
 
 /** The store of an instance that looks after nobody meanwhile, and has no handlers. */
-async function bootStore(completed: boolean): Promise<FutureCallEngineStore> {
+async function bootStore(completed: boolean): Promise<FutureCallEndingStore> {
   const options = { rescueAfter: '5m', pollInterval: '1h', retention: { completed } };
   const { app } = await bootApp(database, { options });
-  return engineOf(app).store;
+  return engineOf(app).endings;
 }
 
 const everything = () =>

@@ -19,9 +19,9 @@ const GRANTS = {
   /** For an app that runs calls. */
   execute: [
     'select, insert, update, delete on future_call',
-    'select, insert, delete on future_call_running',
+    'select, insert, update, delete on future_call_running',
     'select, insert, update, delete on future_call_outcome',
-    'select, insert, delete on future_call_instance',
+    'select, insert, update, delete on future_call_instance',
     'usage on sequence future_call_instance_id_seq',
   ],
   /** For one that only schedules and cancels (execute: false). */

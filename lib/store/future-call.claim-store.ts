@@ -1,7 +1,7 @@
 import pg from 'pg';
 import { parseTimestamp } from '../common/timestamp.js';
 import { monotonic } from '../common/timers.js';
-import { keptForATime, type ResolvedOptions } from '../module/future-call.options.js';
+import type { ResolvedOptions } from '../module/future-call.options.js';
 import type { Row } from './future-call.connection.js';
 import { FutureCallSession } from './future-call.session.js';
 
@@ -12,10 +12,15 @@ export interface Watermark {
   readonly id: string;
 }
 
-/** A call that this process has claimed. `id`, `instanceId` and `claim` are its claim token. */
-export interface ClaimedCall extends Watermark {
+/** What a claimed call is known by: no claim is made twice. */
+export interface ClaimToken {
+  readonly id: string;
   readonly instanceId: number;
   readonly claim: number;
+}
+
+/** A call that this process has claimed. */
+export interface ClaimedCall extends Watermark, ClaimToken {
   readonly name: string;
   readonly identifier: string | null;
   /** JSON. As `dueAt`, it is parsed when the call starts: one that is released was never worth it. */
@@ -28,29 +33,24 @@ export interface ClaimRequest {
   readonly name: string;
   readonly free: number;
   readonly since: Watermark;
+  /** From when its next call is looked for: those due before are known. Milliseconds since 1970. */
+  readonly nextFrom: number;
 }
 
 export interface ClaimResult {
   /** Oldest due first for each handler. */
   readonly calls: ClaimedCall[];
+  /** By handler: its first call that is due, and was not claimed because somebody has it locked. */
+  readonly locked: ReadonlyMap<string, Watermark>;
   /** When the claim was sent, on this process's monotonic clock. */
   readonly sentAt: number;
   /** Milliseconds since 1970, by the database's clock, when the claim decided what is due. */
   readonly now: number;
-  /** When the next call is due that was not due yet, in the same terms. Infinity when there is none. */
+  /** When the next call is due that was not due yet, in the same terms. Infinity when there is none within the horizon. */
   readonly nextDueAt: number;
+  /** Up to when it looked, in the same terms. */
+  readonly horizon: number;
 }
-
-/** How an attempt ended. `error` is the JSON of an error record without its time; null when it completed. */
-export interface AttemptEnd {
-  readonly call: ClaimedCall;
-  readonly error: string | null;
-  /** Given when the call is to be tried again. */
-  readonly next?: NextAttempt | undefined;
-}
-
-/** When the next attempt is: so many milliseconds after this one is recorded, or at a time. */
-export type NextAttempt = { readonly delay: number } | { readonly at: Date };
 
 const LAST_CLAIM = 2 ** 31 - 1;
 
@@ -58,15 +58,22 @@ const UNIQUE_VIOLATION = /^23505$/;
 /** For how long claims look out for twins once there was one, in milliseconds. */
 const TWINS_LAST = 60_000;
 
-/** What the engine asks of the database for its calls, all of it on the instance's session. */
-export class FutureCallEngineStore {
+/** Claims due calls, on the instance's session. */
+export class FutureCallClaimStore {
   private claims = 0;
   private besideTwinsUntil = -Infinity;
+  /**
+   * How far ahead of now it looks for the next call, in milliseconds: what is due later is found by the polls. Not further,
+   * because the way leads over dead rows: under a held snapshot those of all calls that were cancelled stay.
+   */
+  private readonly horizon: number;
 
   constructor(
-    private readonly options: ResolvedOptions,
+    options: ResolvedOptions,
     private readonly session: FutureCallSession,
-  ) {}
+  ) {
+    this.horizon = options.pollInterval + 1_000;
+  }
 
   /**
    * Claims at most `limit` due calls. A claim without a clean answer may have been committed: the session is abandoned,
@@ -85,10 +92,12 @@ export class FutureCallEngineStore {
         requests.map(({ free }) => free),
         requests.map(({ since }) => since.dueAt),
         requests.map(({ since }) => since.id),
+        requests.map(({ nextFrom }) => nextFrom),
         limit,
         instanceId,
         claim,
         this.session.backendPid,
+        this.horizon,
       ]));
     } catch (error) {
       if (statement === plain && isServerError(error, UNIQUE_VIOLATION)) {
@@ -101,8 +110,13 @@ export class FutureCallEngineStore {
       }
       throw error;
     }
-    const [, pid, now, , nextDueAt] = rows.pop()!;
+    const [, , pid, now, nextDueAt] = rows.pop()!;
     this.session.requireBackend(Number(pid));
+    const locked = new Map<string, Watermark>();
+    while (rows.at(-1)?.[0] === null) {
+      const [, name, id, , dueAt] = rows.pop()!;
+      locked.set(name!, { id: id!, dueAt: dueAt! });
+    }
     const calls = rows.map(([id, name, identifier, data, dueAt, attempt]): ClaimedCall => ({
       id: id!,
       instanceId,
@@ -115,73 +129,12 @@ export class FutureCallEngineStore {
     }));
     return {
       calls: inOrder(calls),
+      locked,
       sentAt,
       now: Number(now),
       nextDueAt: nextDueAt == null ? Infinity : parseTimestamp(nextDueAt),
+      horizon: Number(now) + this.horizon,
     };
-  }
-
-  /** Records how attempts ended. Rejects when it cannot be known whether it was recorded: try again. */
-  async end(ends: readonly AttemptEnd[]): Promise<void> {
-    const completed = ends.filter(({ error }) => error === null);
-    const retried = ends.filter(({ next }) => next !== undefined);
-    const failed = ends.filter(({ error, next }) => error !== null && next === undefined);
-    // All are sent at once; the session runs them in turn.
-    const counts = await Promise.all([
-      completed.length > 0 ? this.complete(completed) : 0,
-      failed.length > 0 ? this.fail(failed) : 0,
-      retried.length > 0 ? this.retry(retried) : 0,
-    ]);
-    if (counts[0] + counts[1] + counts[2] === ends.length) return;
-    const final = ends.filter(({ next }) => next === undefined);
-    await this.session.query(this.session.statements.correct, [
-      ...tokens(final),
-      final.map(({ error }) => error),
-    ]);
-  }
-
-  private async complete(ends: readonly AttemptEnd[]): Promise<number> {
-    const { statements, instance } = this.session;
-    const { count } = await (this.options.retention.completed > 0
-      ? this.session.query(statements.completeAndKeep, [...tokens(ends), instance.host, instance.pid])
-      : this.session.query(statements.complete, tokens(ends)));
-    return count;
-  }
-
-  private async fail(ends: readonly AttemptEnd[]): Promise<number> {
-    const { statements, instance } = this.session;
-    const errors = ends.map(({ error }) => error);
-    const { count } = await (this.options.retention.failed > 0
-      ? this.session.query(statements.fail, [...tokens(ends), errors, instance.host, instance.pid])
-      : this.session.query(statements.complete, tokens(ends)));
-    return count;
-  }
-
-  private async retry(ends: readonly AttemptEnd[]): Promise<number> {
-    const { rows } = await this.session.query(this.session.statements.retry, [
-      ...tokens(ends),
-      ends.map(({ error }) => error),
-      ends.map(({ next }) => (next !== undefined && 'delay' in next ? next.delay : null)),
-      ends.map(({ next }) => (next !== undefined && 'at' in next ? next.at.getTime() : null)),
-    ]);
-    return rows.filter(([id]) => id !== null).length;
-  }
-
-  /** Gives claimed calls back that were never started, with the attempt that the claim counted. Answers with their ids. */
-  async release(calls: readonly ClaimedCall[]): Promise<string[]> {
-    const { rows } = await this.session.query(
-      this.session.statements.release,
-      tokens(calls.map((call) => ({ call }))),
-    );
-    return rows.flatMap(([id]) => id ?? []);
-  }
-
-  /** Gives back what is claimed by this instance but is not among `known`. */
-  async releaseUnknown(known: readonly ClaimedCall[]): Promise<void> {
-    await this.session.query(this.session.statements.releaseUnknown, [
-      ...tokens(known.map((call) => ({ call }))),
-      this.session.instance.id,
-    ]);
   }
 
   /** When the first pending call of these handlers is due, in milliseconds since 1970, or null when there is none. */
@@ -191,21 +144,6 @@ export class FutureCallEngineStore {
     } = await this.session.query(this.session.statements.nextDueAt, [names]);
     return row![0] == null ? null : Number(row![0]);
   }
-
-  /** Deletes a batch of each kind of old outcomes, unless another instance is at it. Answers with how many. */
-  async prune(): Promise<number> {
-    const { count } = await this.session.query(this.session.statements.prune, keptForATime(this.options));
-    return count;
-  }
-}
-
-/** Claim tokens as three parallel arrays, written as PostgreSQL reads them: numbers need none of pg's quoting. */
-function tokens(ends: readonly { call: ClaimedCall }[]): [string, string, string] {
-  return [
-    `{${ends.map(({ call }) => call.id).join()}}`,
-    `{${ends.map(({ call }) => call.instanceId).join()}}`,
-    `{${ends.map(({ call }) => call.claim).join()}}`,
-  ];
 }
 
 /**

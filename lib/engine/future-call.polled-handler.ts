@@ -1,0 +1,90 @@
+import { parseTimestamp } from '../common/timestamp.js';
+import type { ClaimRequest, ClaimResult, Watermark } from '../store/future-call.claim-store.js';
+
+const FROM_THE_START: Watermark = { dueAt: '-infinity', id: '0' };
+const LAST_ID = '9223372036854775807';
+const YEAR_ONE = Date.parse('0001-01-01T00:00:00Z');
+
+/**
+ * What the poller knows of one handler's calls, so that a claim looks only where something may be. Dead rows make the
+ * way long: a claim leaves one for each call, and a snapshot that somebody holds keeps them all.
+ */
+export class PolledHandler {
+  /** Whether there may be a due call. */
+  mayHaveDue = true;
+  /** Everything before is known to be claimed, or locked. */
+  private since = FROM_THE_START;
+  /** The calls due before are known, by the due timer or an announcement. Milliseconds since 1970. */
+  private nextFrom = 0;
+  /** The earliest due time that was announced while a claim was on its way, in milliseconds since 1970. */
+  private announced = Infinity;
+  /** The first call that is due and that somebody has locked, as far as is known. */
+  private locked: Watermark | undefined;
+  private looksAtLocked = false;
+
+  constructor(readonly name: string) {}
+
+  get hasLocked(): boolean {
+    return this.locked !== undefined;
+  }
+
+  /** There is a call due at that moment, in milliseconds since 1970: nothing that is known must hide it. */
+  announce(dueAt: number, isDue = true): void {
+    this.mayHaveDue ||= isDue;
+    this.announced = Math.min(this.announced, dueAt);
+    this.nextFrom = Math.max(0, Math.min(this.nextFrom, dueAt));
+    if (dueAt > parseTimestamp(this.since.dueAt)) return;
+    this.since = dueAt < YEAR_ONE ? FROM_THE_START : { dueAt: new Date(dueAt).toISOString(), id: '0' };
+  }
+
+  /** The next claim begins with what was locked. */
+  lookAtLocked(): void {
+    if (this.locked !== undefined) this.looksAtLocked = this.mayHaveDue = true;
+  }
+
+  /** What to ask for. What is announced from here on may be missing from the answer. */
+  request(free: number): ClaimRequest {
+    this.announced = Infinity;
+    const since = this.looksAtLocked ? justBefore(this.locked!) : this.since;
+    this.looksAtLocked = false;
+    return { name: this.name, free, since, nextFrom: this.nextFrom };
+  }
+
+  /**
+   * Learns from the answer to a request: how many of its calls were claimed, and the last of them. `wasCutShort`: others
+   * may have got what it could have.
+   */
+  answered(
+    request: ClaimRequest,
+    { locked, now, nextDueAt, horizon }: ClaimResult,
+    { count, last, wasCutShort }: { count: number; last: Watermark | undefined; wasCutShort: boolean },
+  ): void {
+    const gotAll = !wasCutShort && count < request.free;
+    this.mayHaveDue = !gotAll;
+    // All that was due is claimed: what becomes due by and by begins here, and what is inserted late is announced.
+    if (gotAll) this.since = { dueAt: new Date(Math.floor(now)).toISOString(), id: LAST_ID };
+    else if (last !== undefined) this.since = { dueAt: last.dueAt, id: last.id };
+    this.nextFrom = Math.min(nextDueAt, horizon);
+    this.learnOfLocked(request, locked.get(this.name), gotAll);
+  }
+
+  /** What was announced while the claim was on its way, in milliseconds since 1970; undefined when nothing was. */
+  get missed(): number | undefined {
+    return this.announced === Infinity ? undefined : this.announced;
+  }
+
+  private learnOfLocked({ since }: ClaimRequest, found: Watermark | undefined, gotAll: boolean): void {
+    const covers = this.locked === undefined || compare(since, this.locked) < 0;
+    if (covers && gotAll) this.locked = found;
+    else if (found !== undefined && (this.locked === undefined || compare(found, this.locked) < 0)) {
+      this.locked = found;
+    }
+  }
+}
+
+const justBefore = ({ dueAt, id }: Watermark): Watermark => ({ dueAt, id: String(BigInt(id) - 1n) });
+
+function compare(a: Watermark, b: Watermark): number {
+  const byTime = parseTimestamp(a.dueAt) - parseTimestamp(b.dueAt);
+  return byTime === 0 || Number.isNaN(byTime) ? Number(a.id) - Number(b.id) : byTime;
+}
