@@ -1,4 +1,5 @@
 import { Logger } from '@nestjs/common';
+import { errorText } from '../common/describe-error.js';
 import { clearTimeout, nextTurn, setTimeout, sleep } from '../common/timers.js';
 import { FutureCallEngineStore, type AttemptEnd } from '../store/future-call.engine-store.js';
 import { FutureCallSession } from '../store/future-call.session.js';
@@ -111,7 +112,7 @@ export class FutureCallCompleter {
     const tries = (this.tries.get(end) ?? 0) + 1;
     this.tries.set(end, tries);
     const { name, id } = end.call;
-    const failure = `Recording how "${name}" (id ${id}) ended fails, and is tried until it works: ${String(error)}`;
+    const failure = `Recording how "${name}" (id ${id}) ended fails, and is tried until it works: ${errorText(error)}`;
     if (tries === 1) this.logger.warn(failure);
     const timer = setTimeout(
       () => {

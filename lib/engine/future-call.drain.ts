@@ -1,4 +1,5 @@
 import { Logger } from '@nestjs/common';
+import { errorText } from '../common/describe-error.js';
 import { counted } from '../common/text.js';
 import { withDeadline } from '../common/waiting.js';
 import type { EngineParts, EngineSurroundings } from './future-call.engine-parts.js';
@@ -51,7 +52,7 @@ export class FutureCallDrain {
     } catch (error) {
       // They are forgotten here: coming back releases them, or whoever rescues this instance interrupts them.
       this.logger.warn(
-        `Giving back ${counted(calls.length, 'call')} that had not started failed: ${String(error)}`,
+        `Giving back ${counted(calls.length, 'call')} that had not started failed: ${errorText(error)}`,
       );
     }
   }
@@ -84,7 +85,7 @@ export class FutureCallDrain {
       return calls.length;
     } catch (error) {
       this.logger.warn(
-        `Marking what still runs as interrupted failed; another instance will do it: ${String(error)}`,
+        `Marking what still runs as interrupted failed; another instance will do it: ${errorText(error)}`,
       );
       return 0;
     }

@@ -1,4 +1,5 @@
 import { Logger } from '@nestjs/common';
+import { errorText } from '../common/describe-error.js';
 import { parseTimestamp } from '../common/timestamp.js';
 import { clearInterval, setInterval, sleep } from '../common/timers.js';
 import { unlessAborted } from '../common/waiting.js';
@@ -240,8 +241,8 @@ export class FutureCallPoller implements LocalPoller {
   private async claimFailed(error: unknown): Promise<void> {
     // Without a session there will be another one, and everything is looked for again.
     if (!this.session.isOpen) return;
-    const reason = String(error);
-    if (reason !== String(this.failure)) {
+    const reason = errorText(error);
+    if (reason !== errorText(this.failure)) {
       this.logger.error(`Claiming fails, and is tried every second: ${reason}`);
     }
     this.failure = error as Error;
