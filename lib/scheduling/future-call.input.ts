@@ -62,9 +62,9 @@ export function readData(data: unknown): string | null {
   try {
     return toJson(data);
   } catch (error) {
-    // What else a toJSON() or a getter of the user's throws is the user's.
-    if (error instanceof RangeError) throw new FutureCallDataError(error.message, { cause: error });
-    throw error;
+    if (!(error instanceof RangeError)) throw error;
+    // The cause is what a toJSON() or a getter of the user's has thrown.
+    throw new FutureCallDataError(error.message, 'cause' in error ? { cause: error.cause } : undefined);
   }
 }
 
@@ -73,7 +73,7 @@ export function readDelay(delay: unknown): ParsedDelay {
   try {
     parsed = parseDelay(delay);
   } catch (error) {
-    if (error instanceof RangeError) throw new FutureCallTimeError(error.message, { cause: error });
+    if (error instanceof RangeError) throw new FutureCallTimeError(error.message);
     throw error;
   }
   const due = new Date(wallClock());
