@@ -47,8 +47,9 @@ function isManager(value: unknown): boolean {
 export function requireIdentifier(identifier: unknown): asserts identifier is string {
   const problem = labelProblem(identifier);
   if (problem === undefined) return;
+  const isNumber = typeof identifier === 'number' || typeof identifier === 'bigint';
   throw new FutureCallOptionsError(
-    `The identifier ${show(identifier)} ${problem}. An identifier is a string of 1 to 255 characters.`,
+    `The identifier ${show(identifier)} ${problem}. An identifier is a string of 1 to 255 characters${isNumber ? `: pass String(${show(identifier)})` : ''}.`,
   );
 }
 
@@ -69,6 +70,11 @@ export function readData(data: unknown): string | null {
 }
 
 export function readDelay(delay: unknown): ParsedDelay {
+  if (types.isDate(delay)) {
+    throw new FutureCallTimeError(
+      `delay: ${show(delay)} is not a length of time. Use callAtTime(), or time in callMany(), for a Date.`,
+    );
+  }
   let parsed: ParsedDelay;
   try {
     parsed = parseDelay(delay);
@@ -88,7 +94,9 @@ export function readDelay(delay: unknown): ParsedDelay {
 export function readTime(time: unknown): number {
   if (!types.isDate(time)) {
     throw new FutureCallTimeError(
-      `A time must be a Date, but it is ${show(time)}. Use callWithDelay() for a delay.`,
+      typeof time === 'string'
+        ? `A time must be a Date, but it is ${show(time)}. Pass new Date(${show(time)}), or use callWithDelay() for a delay.`
+        : `A time must be a Date, but it is ${show(time)}. Use callWithDelay() for a delay.`,
     );
   }
   const at = Date.prototype.getTime.call(time);

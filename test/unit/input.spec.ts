@@ -69,7 +69,7 @@ describe('a delay', () => {
     ['is no length of time', 'tomorrow', /"tomorrow" is not a length of time\. Use milliseconds/],
     ['is empty text', '', /"" is not a length of time/],
     ['is very long text', '1'.repeat(1_000), /is not a length of time/],
-    ['is a Date', new Date(), /is not a length of time/],
+    ['is a Date', new Date(), /is not a length of time\. Use callAtTime\(\)/],
     ['is null', null, /null is not a length of time/],
     ['is missing', undefined, /undefined is not a length of time/],
     ['is a bigint', 5n, /5n is not a length of time/],
@@ -104,7 +104,7 @@ describe('a time', () => {
   );
 
   it.each<[string, unknown, RegExp]>([
-    ['text', '2027-01-01', /A time must be a Date, but it is "2027-01-01"/],
+    ['text', '2027-01-01', /it is "2027-01-01"\. Pass new Date\("2027-01-01"\), or use callWithDelay/],
     ['a number', 0, /A time must be a Date, but it is 0\. Use callWithDelay\(\) for a delay/],
     ['missing', undefined, /A time must be a Date, but it is undefined/],
     ['null', null, /A time must be a Date, but it is null/],
@@ -370,7 +370,7 @@ describe('an identifier', () => {
 
   it.each<[string, unknown, RegExp]>([
     ['empty', '', /"" is empty/],
-    ['a number', 42, /42 is not a string/],
+    ['a number', 42, /42 is not a string\. .*: pass String\(42\)\.$/],
     ['256 characters long', 'x'.repeat(256), /longer than 255 characters/],
     ['256 emoji long', '😀'.repeat(256), /longer than 255 characters/],
     ['text with a NUL character', 'a\0', /has a NUL character/],
