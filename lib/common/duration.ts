@@ -45,38 +45,60 @@ const MONTHS = { years: 12, months: 1 } as const;
 
 const HINT = `Use milliseconds (90_000), a string such as '90s', '15m', '2h' or '7d', or units such as { hours: 2 }`;
 
-/** Reads a delay. Throws `RangeError` with a message for the user. */
+const ONLY_OF_DELAYS = `Months and years, which have no fixed length, are units of a call's delay alone`;
+
+/** Reads a delay. Throws `RangeError` with a message for the user, which names the delay. */
 export function parseDelay(value: unknown): ParsedDelay {
-  const parsed = parse(value, true);
-  if (parsed.months < 0 || parsed.milliseconds < 0) {
-    throw new RangeError(`A delay cannot be negative, but it is ${show(value)}.`);
+  let parsed: ParsedDelay;
+  try {
+    parsed = parse(value, true);
+  } catch (error) {
+    throw new RangeError(`delay: ${(error as RangeError).message}`);
   }
+  if (parsed.months < 0) throw negative(value, MONTHS);
+  if (parsed.milliseconds < 0) throw negative(value, MILLISECONDS);
   return parsed;
 }
 
-/** Reads a duration, in milliseconds. Throws `RangeError` with a message for the user. */
+/** Reads a duration, in milliseconds. Throws `RangeError` with a message for the user, who knows what it is of. */
 export function parseDuration(value: unknown): number {
   return parse(value, false).milliseconds;
 }
 
+/** Months have no fixed length, so nothing is taken off them but months and years, and no number of days makes up for them. */
+function negative(value: unknown, group: object): RangeError {
+  const amounts = typeof value === 'object' && value !== null ? Object.entries(value) : [];
+  const wrong = amounts.filter(([unit, amount]) => Object.hasOwn(group, unit) && (amount as number) < 0);
+  const which = wrong.map(([unit, amount]) => `, and ${unit} is ${String(amount)}`).join('');
+  return new RangeError(`A delay cannot be negative, but it is ${show(value)}${which}.`);
+}
+
 function parse(value: unknown, calendar: boolean): ParsedDelay {
   if (typeof value === 'number') return { months: 0, milliseconds: finite(value, value) };
-  if (typeof value === 'string') return { months: 0, milliseconds: parseText(value) };
+  if (typeof value === 'string') return { months: 0, milliseconds: parseText(value, calendar) };
   if (typeof value === 'object' && value !== null && isPlain(value)) return parseUnits(value, calendar);
   throw new RangeError(`${show(value)} is not a length of time. ${HINT}.`);
 }
 
-/** Without a prototype, too: so come the arguments of a GraphQL resolver. */
+/** Without a prototype, too: so come the arguments of a GraphQL resolver. Or of another realm (`vm`, Jest). */
 function isPlain(value: object): boolean {
-  const prototype: unknown = Object.getPrototypeOf(value);
-  return prototype === Object.prototype || prototype === null;
+  const prototype = Object.getPrototypeOf(value) as object | null;
+  return prototype === null || Object.getPrototypeOf(prototype) === null;
 }
 
-function parseText(text: string): number {
+function parseText(text: string, calendar: boolean): number {
   // ms() throws for an empty or very long string, and returns undefined for what it cannot read.
   const parsed: unknown = text.length > 0 && text.length <= 100 ? ms(text as ms.StringValue) : undefined;
-  if (typeof parsed !== 'number') throw new RangeError(`${show(text)} is not a length of time. ${HINT}.`);
-  return finite(parsed, text);
+  if (typeof parsed === 'number') return finite(parsed, text);
+  const months = /^\s*(\d+)\s*mo(?:s|n|nth|nths)?\.?\s*$/i.exec(text)?.[1];
+  const hint = months === undefined ? HINT : monthsHint(Number(months), calendar);
+  throw new RangeError(`${show(text)} is not a length of time. ${hint}.`);
+}
+
+function monthsHint(months: number, calendar: boolean): string {
+  return calendar
+    ? `A month is the calendar's: use { months: ${months} }`
+    : `${ONLY_OF_DELAYS}: use '${months * 30}d'`;
 }
 
 function parseUnits(value: object, calendar: boolean): ParsedDelay {
@@ -96,7 +118,8 @@ function parseUnits(value: object, calendar: boolean): ParsedDelay {
       parsed.months += number * MONTHS[unit as keyof typeof MONTHS];
     } else {
       const units = [...(calendar ? Object.keys(MONTHS) : []), ...Object.keys(MILLISECONDS)].join(', ');
-      throw new RangeError(`"${unit}" is not a unit of time here. The units are ${units}.`);
+      const why = Object.hasOwn(MONTHS, unit) ? ` ${ONLY_OF_DELAYS}.` : '';
+      throw new RangeError(`"${unit}" is not a unit of time here. The units are ${units}.${why}`);
     }
   }
   // Units of both signs may add up to NaN.

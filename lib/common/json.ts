@@ -1,34 +1,54 @@
-import { types } from 'node:util';
+import { errorText } from './describe-error.js';
+import { pathOf, type PathKey } from './json-path.js';
+import { findThrower } from './json-thrower.js';
+import { problemOf, problemOfWhatWas } from './json-problems.js';
 import { show } from './show.js';
 import { textProblem } from './text.js';
 
 /**
  * Writes a value as JSON that PostgreSQL's `jsonb` can store and that reads back as what was meant. Follows
  * `JSON.stringify`, but refuses what that would silently change: NaN, Infinity, a Map, binary data. `undefined` is
- * null. Throws `RangeError` with a message for the user that says where.
+ * null. Throws `RangeError` with a message for the user that says where; its cause is what the user's own code threw.
  */
 export function toJson(value: unknown): string | null {
   if (value === undefined || value === null) return null;
   const walk = new Walk();
+  let json: string | undefined;
   try {
-    const json = JSON.stringify(value, function (this: object, key: string, result: unknown) {
+    json = JSON.stringify(value, function (this: object, key: string, result: unknown) {
       walk.visit(this, key, result);
       return result;
     });
-    if (json !== undefined && json.length > LARGEST / 3 && Buffer.byteLength(json) > LARGEST) {
-      throw new JsonError(
-        `data is too large for jsonb: ${Buffer.byteLength(json)} bytes of ${LARGEST}. Store it elsewhere and pass where.`,
-      );
-    }
-    // What toJSON() of the whole value left.
-    return json === undefined || json === 'null' ? null : json;
   } catch (error) {
-    // The stack, as JSON.stringify walks recursively; or the longest string that there is.
-    if (error instanceof RangeError && !(error instanceof JsonError)) {
-      throw new RangeError(`data is nested too deeply, or too large (${error.message}).`, { cause: error });
-    }
-    throw error;
+    throw error instanceof JsonError ? error : unwritable(value, error);
   }
+  if (json !== undefined && json.length > LARGEST / 3 && Buffer.byteLength(json) > LARGEST) {
+    throw new JsonError(
+      `data is too large for jsonb: ${Buffer.byteLength(json)} bytes of ${LARGEST}. Store it elsewhere and pass where.`,
+    );
+  }
+  // What toJSON() of the whole value left.
+  return json === undefined || json === 'null' ? null : json;
+}
+
+/** What the error of `JSON.stringify` means, which does not say where it was. */
+function unwritable(value: unknown, thrown: unknown): JsonError {
+  const found = findThrower(value);
+  if (found !== undefined) {
+    return new JsonError(
+      `${pathOf(found.keys)} cannot be written as JSON: ${found.what} throws (${errorText(found.thrown)}).`,
+      { cause: found.thrown },
+    );
+  }
+  const says = errorText(thrown);
+  // The stack, as JSON.stringify walks recursively; or the longest string that there is.
+  if (thrown instanceof RangeError && /call stack/.test(says)) {
+    return new JsonError(`data is nested too deeply (${says}). Store it elsewhere and pass where.`);
+  }
+  if (thrown instanceof RangeError && /string length/.test(says)) {
+    return new JsonError(`data is too large (${says}). Store it elsewhere and pass where.`);
+  }
+  return new JsonError(`data cannot be written as JSON: ${says}.`, { cause: thrown });
 }
 
 /** Bytes that PostgreSQL's `jsonb` takes in one value. */
@@ -41,12 +61,11 @@ class Walk {
   private readonly parents = new Map<object, { holder: object; key: string }>();
 
   visit(holder: object, key: string, result: unknown): void {
-    // What stood there before toJSON(): a Buffer has one, and would become an object of numbers.
     const original = (holder as Record<string, unknown>)[key];
     const problem =
       textIn(key) ??
-      problemOf(original) ??
-      (result === original ? undefined : problemOf(result)) ??
+      (result === original ? undefined : problemOfWhatWas(original)) ??
+      problemOf(result) ??
       this.topProblem(key, result);
     if (problem !== undefined) throw new JsonError(`${this.pathTo(holder, key)} ${problem}.`);
     if (typeof result !== 'object' || result === null) return;
@@ -65,53 +84,17 @@ class Walk {
   }
 
   private pathTo(holder: object, key: string): string {
-    const keys: string[] = [];
+    const keys: PathKey[] = [];
     for (
       let at: { holder: object; key: string } | undefined = { holder, key };
       at;
       at = this.parents.get(at.holder)
     ) {
-      keys.unshift(
-        Array.isArray(at.holder) ? `[${at.key}]` : `.${/^[\w$]+$/.test(at.key) ? at.key : show(at.key)}`,
-      );
+      keys.unshift({ key: at.key, isIndex: Array.isArray(at.holder) });
     }
     // The outermost holder is the wrapper that JSON.stringify begins with, and its key is empty.
-    return `data${keys.slice(1).join('')}`;
+    return pathOf(keys.slice(1));
   }
-}
-
-function problemOf(value: unknown): string | undefined {
-  switch (typeof value) {
-    case 'bigint':
-      return `is the bigint ${show(value)}, which JSON cannot carry. Pass it as a string`;
-    case 'number':
-      return Number.isFinite(value) ? undefined : `is ${value}, which JSON cannot carry`;
-    case 'string': {
-      const problem = textProblem(value);
-      return problem && `has ${problem}`;
-    }
-    case 'object':
-      return value === null ? undefined : problemOfObject(value);
-    default:
-      return undefined;
-  }
-}
-
-function problemOfObject(value: object): string | undefined {
-  // JSON.stringify unwraps them.
-  if (types.isBoxedPrimitive(value)) return problemOf(value.valueOf());
-  if (types.isMap(value)) return 'is a Map, which JSON would write as {}. Pass Object.fromEntries(map)';
-  if (types.isSet(value)) return 'is a Set, which JSON would write as {}. Pass [...set]';
-  if (types.isPromise(value)) return 'is a Promise, which JSON would write as {}. Await it';
-  if (types.isRegExp(value)) return 'is a RegExp, which JSON would write as {}. Pass its source';
-  if (types.isNativeError(value) && !('toJSON' in value)) {
-    return 'is an Error, of which JSON would leave the message out. Pass { message: error.message }';
-  }
-  if (types.isAnyArrayBuffer(value) || ArrayBuffer.isView(value)) {
-    return `is binary (${value.constructor.name}), which JSON cannot carry. Pass it as a base64 string, or store it elsewhere and pass where`;
-  }
-  if (types.isDate(value) && Number.isNaN(value.getTime())) return 'is an Invalid Date';
-  return undefined;
 }
 
 function textIn(key: string): string | undefined {

@@ -31,7 +31,11 @@ function describe(value: unknown): string {
 function describeObject(value: object): string {
   if (value instanceof Date) return Number.isNaN(value.getTime()) ? 'Invalid Date' : value.toISOString();
   try {
-    return JSON.stringify(value) ?? Object.prototype.toString.call(value);
+    const json = JSON.stringify(value);
+    // A Map, a Promise: what it is says more than that nothing of it is shown.
+    const isSilent =
+      json === undefined || (json === '{}' && Object.getPrototypeOf(value) !== Object.prototype);
+    return isSilent ? Object.prototype.toString.call(value) : json;
   } catch {
     return Object.prototype.toString.call(value);
   }

@@ -53,3 +53,7 @@ function expect() {
   const promise = new Promise<void>((done) => (resolve = done));
   return { promise, resolve };
 }
+
+export function isThenable(value: unknown): value is PromiseLike<unknown> {
+  return typeof (value as PromiseLike<unknown> | null | undefined)?.then === 'function';
+}

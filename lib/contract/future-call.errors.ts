@@ -1,3 +1,4 @@
+import { types } from 'node:util';
 import { LONGEST_BACKOFF, parseDuration, type Duration } from '../common/duration.js';
 import { show } from '../common/show.js';
 
@@ -52,14 +53,19 @@ export class RetryError extends FutureCallError {
   readonly delay: number | undefined;
   readonly at: Date | undefined;
 
-  /** @throws FutureCallTimeError for what is no delay or no time */
+  /** @throws FutureCallTimeError for what is no delay or no time, for both, and for neither */
   constructor(
-    when: { delay: Duration } | { at: Date },
+    when: { delay: Duration; at?: undefined } | { at: Date; delay?: undefined },
     message = 'To be tried again.',
     options?: ErrorOptions,
   ) {
     super(message, options);
     const { delay, at } = (when ?? {}) as { delay?: unknown; at?: unknown };
+    if ((at === undefined) === (delay === undefined)) {
+      throw new FutureCallTimeError(
+        `RetryError takes either a delay, { delay: '10m' }, or a time, { at: date }, but it is ${show(when)}.`,
+      );
+    }
     if (at !== undefined) this.at = readTime(at);
     else this.delay = readDuration(delay);
   }
@@ -69,7 +75,7 @@ const EARLIEST = Date.parse('0001-01-01T00:00:00Z');
 const LATEST = Date.parse('9999-12-31T23:59:59.999Z');
 
 function readTime(at: unknown): Date {
-  if (at instanceof Date && at.getTime() >= EARLIEST && at.getTime() <= LATEST) return at;
+  if (types.isDate(at) && at.getTime() >= EARLIEST && at.getTime() <= LATEST) return at;
   throw new FutureCallTimeError(
     `RetryError's at must be a Date of the years 1 to 9999, but it is ${show(at)}.`,
   );
@@ -80,8 +86,11 @@ function readDuration(delay: unknown): number {
   try {
     parsed = parseDuration(delay);
   } catch (error) {
-    throw new FutureCallTimeError(`RetryError's delay: ${(error as RangeError).message}`, { cause: error });
+    throw new FutureCallTimeError(`RetryError's delay: ${(error as RangeError).message} For a date, use at.`);
   }
-  if (parsed <= LONGEST_BACKOFF) return Math.max(0, parsed);
+  if (parsed < 0) {
+    throw new FutureCallTimeError(`RetryError's delay cannot be negative, but it is ${show(delay)}.`);
+  }
+  if (parsed <= LONGEST_BACKOFF) return parsed;
   throw new FutureCallTimeError(`RetryError's delay ${show(delay)} is longer than a year. Use at.`);
 }

@@ -97,7 +97,10 @@ export type FutureCallBackoff =
   | { type: 'fixed'; delay: Duration }
   /** Twice as long each time, from `delay` (1 s) to `max` (1 hour); the last half of it at random. */
   | { type: 'exponential'; delay?: Duration; max?: Duration }
-  /** What the function answers for the attempt that failed (counted from 1) and what it threw. */
+  /**
+   * What the function answers, at once, for the attempt that failed (counted from 1) and what it threw. If it throws, or
+   * answers no length of time, a negative one or a promise, an error is logged and the default applies.
+   */
   | ((attempt: number, error: unknown) => Duration);
 
 /** Options of `callWithDelay` and `callAtTime`. */
@@ -155,8 +158,13 @@ export interface FutureCallErrorRecord {
   at: string;
   /** The error's name, or the type of what was thrown. */
   name: string;
+  /** Never empty: of an error without one it is the messages of its inner errors, or its code. */
   message: string;
+  /** The error's `code`, where it has one: `ECONNREFUSED`, `23505`. */
+  code?: string;
   stack?: string;
   /** The error's own cause, and so on, a few levels deep. */
   cause?: Omit<FutureCallErrorRecord, 'attempt' | 'at'>;
+  /** The first inner errors of an `AggregateError`. */
+  errors?: Omit<FutureCallErrorRecord, 'attempt' | 'at'>[];
 }

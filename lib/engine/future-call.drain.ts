@@ -1,4 +1,5 @@
 import { Logger } from '@nestjs/common';
+import { errorText } from '../common/describe-error.js';
 import { counted } from '../common/text.js';
 import { withDeadline } from '../common/waiting.js';
 import type { EngineParts, EngineSurroundings } from './future-call.engine-parts.js';
@@ -68,7 +69,7 @@ export class FutureCallDrain {
       return calls.length;
     } catch (error) {
       this.logger.warn(
-        `Marking what still runs as interrupted failed; another instance will do it: ${String(error)}`,
+        `Marking what still runs as interrupted failed; another instance will do it: ${errorText(error)}`,
       );
       return 0;
     }

@@ -1,4 +1,5 @@
 import { Logger } from '@nestjs/common';
+import { errorText } from '../common/describe-error.js';
 import { clearTimeout, setTimeout } from '../common/timers.js';
 import { unlessAborted, withDeadline } from '../common/waiting.js';
 import type { RunDueResult } from '../contract/future-call.control-types.js';
@@ -144,7 +145,7 @@ export class FutureCallDueRun {
   /** What fails here is tried again by the next run, or by an instance. */
   private async prune(): Promise<void> {
     await unlessAborted(this.store.prune(), this.over.signal).catch((error: unknown) => {
-      this.logger.debug(`Pruning failed, and is tried again later: ${String(error)}`);
+      this.logger.debug(`Pruning failed, and is tried again later: ${errorText(error)}`);
     });
   }
 }

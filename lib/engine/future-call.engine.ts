@@ -1,4 +1,5 @@
 import { Logger } from '@nestjs/common';
+import { errorText } from '../common/describe-error.js';
 import { unlessAborted, withDeadline } from '../common/waiting.js';
 import type { RunDueResult } from '../contract/future-call.control-types.js';
 import type { RegisteredHandler } from '../handlers/future-call.explorer.js';
@@ -100,7 +101,7 @@ export class FutureCallEngine implements SessionListener {
     const { rescuer, session } = this.parts;
     rescuer.reset();
     const { id } = session.instance;
-    this.logger.warn(`Instance ${id} lost its session, and reconnects: ${error.message}`);
+    this.logger.warn(`Instance ${id} lost its session, and reconnects: ${errorText(error)}`);
     this.around.events.emit({ type: 'disconnected', instanceId: id, error });
   }
 

@@ -1,7 +1,8 @@
 import { AsyncResource } from 'node:async_hooks';
 import { Logger } from '@nestjs/common';
-import { describeError, stackOf } from '../common/describe-error.js';
+import { describeError, errorText, inOneLine, stackOf } from '../common/describe-error.js';
 import { monotonic, setImmediate } from '../common/timers.js';
+import { isThenable } from '../common/waiting.js';
 import type { RegisteredHandler } from '../handlers/future-call.explorer.js';
 import { FutureCallEvents } from '../contract/future-call.events.js';
 import type { ClaimedCall } from '../store/future-call.claim-store.js';
@@ -190,13 +191,19 @@ export class FutureCallExecutor {
     const error = describeError(thrown);
     if (attempt.isAborted) {
       // It was told to end early and did. What it is worth is decided where it was told: by the drain or by a rescuer.
-      this.logger.warn(`Future call ${attempt.toString()} ended after it was told to: ${error.message}`);
+      this.logger.warn(`Future call ${attempt.toString()} ended after it was told to: ${inOneLine(error)}`);
       this.ended(slots, call, attempt, undefined);
       return;
     }
     const next = this.nextAttempt(slots, attempt, thrown);
-    const again = next === undefined ? '' : `, and is tried again ${inWords(next)}`;
-    this.logger.error(`Future call ${attempt.toString()} failed${again}: ${error.message}`, stackOf(error));
+    if (next === undefined) {
+      this.logger.error(`Future call ${attempt.toString()} failed: ${inOneLine(error)}`, stackOf(error));
+    } else {
+      // Nothing is lost yet. The stack is kept with the call.
+      this.logger.warn(
+        `Future call ${attempt.toString()} failed, and is tried again ${inWords(next)}: ${inOneLine(error)}`,
+      );
+    }
     if (this.events.observed) {
       this.events.emit({
         type: 'failed',
@@ -221,7 +228,7 @@ export class FutureCallExecutor {
       return nextAttempt(handler.options, attempt.attempt, thrown);
     } catch (error) {
       this.logger.error(
-        `The backoff of ${handler.className} failed for future call ${attempt.toString()}, so the default applies: ${describeError(error).message}`,
+        `The backoff of ${handler.className} failed for future call ${attempt.toString()}, so the default applies: ${errorText(error)}`,
       );
       return exponential(attempt.attempt, DEFAULT_BACKOFF.delay, DEFAULT_BACKOFF.max);
     }
@@ -252,8 +259,4 @@ export class FutureCallExecutor {
       this.events.emit({ type: 'completed', id, name, identifier, attempt });
     }
   }
-}
-
-function isThenable(value: unknown): value is PromiseLike<unknown> {
-  return typeof (value as PromiseLike<unknown> | null | undefined)?.then === 'function';
 }

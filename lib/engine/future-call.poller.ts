@@ -1,4 +1,5 @@
 import { Logger } from '@nestjs/common';
+import { errorText } from '../common/describe-error.js';
 import { clearInterval, monotonic, setImmediate, setInterval, sleep } from '../common/timers.js';
 import { unlessAborted } from '../common/waiting.js';
 import type { ResolvedOptions } from '../module/future-call.options.js';
@@ -247,8 +248,8 @@ export class FutureCallPoller implements LocalPoller {
   private async claimFailed(error: unknown): Promise<void> {
     // Without a session there will be another one, and everything is looked for again.
     if (!this.session.isOpen) return;
-    const reason = String(error);
-    if (reason !== String(this.failure)) {
+    const reason = errorText(error);
+    if (reason !== errorText(this.failure)) {
       this.logger.error(`Claiming fails, and is tried every second: ${reason}`);
     }
     this.failure = error as Error;

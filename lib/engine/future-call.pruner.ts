@@ -1,4 +1,5 @@
 import { Logger } from '@nestjs/common';
+import { errorText } from '../common/describe-error.js';
 import { sleep } from '../common/timers.js';
 import { keptForATime, type ResolvedOptions } from '../module/future-call.options.js';
 import { FutureCallEndingStore } from '../store/future-call.ending-store.js';
@@ -44,7 +45,7 @@ export class FutureCallPruner {
       try {
         await this.prune(signal);
       } catch (error) {
-        this.logger.debug(`Pruning failed, and is tried again later: ${String(error)}`);
+        this.logger.debug(`Pruning failed, and is tried again later: ${errorText(error)}`);
       }
     }
   }

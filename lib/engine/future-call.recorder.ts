@@ -1,4 +1,5 @@
 import { Logger } from '@nestjs/common';
+import { errorText } from '../common/describe-error.js';
 import { counted } from '../common/text.js';
 import type { AttemptEnd, Recording } from '../store/future-call.ending-store.js';
 import { FutureCallSession } from '../store/future-call.session.js';
@@ -133,7 +134,7 @@ export class FutureCallRecorder {
 
   /** Once for each reason. */
   private tell(ends: readonly AttemptEnd[], error: unknown): void {
-    const reason = String(error);
+    const reason = errorText(error);
     if (this.told.has(reason) || this.told.size === MAX_REASONS) return;
     this.told.add(reason);
     this.logger.warn(`Recording how ${named(ends)} ended fails, and is tried until it works: ${reason}`);

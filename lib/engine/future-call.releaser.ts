@@ -1,4 +1,5 @@
 import { Logger } from '@nestjs/common';
+import { errorText } from '../common/describe-error.js';
 import { counted } from '../common/text.js';
 import { clearTimeout, setImmediate, setTimeout } from '../common/timers.js';
 import { FutureCallEvents } from '../contract/future-call.events.js';
@@ -52,7 +53,7 @@ export class FutureCallReleaser {
     } catch (error) {
       // Coming back releases them.
       if (!this.session.isOpen) return;
-      const reason = String(error);
+      const reason = errorText(error);
       if (reason !== this.told) {
         this.logger.warn(
           `Giving back ${counted(calls.length, 'call')} that had not started failed, and is tried until it works: ${reason}`,

@@ -1,4 +1,5 @@
 import { Logger } from '@nestjs/common';
+import { errorText } from '../common/describe-error.js';
 import { counted } from '../common/text.js';
 import { clearTimeout, monotonic, setTimeout, sleep } from '../common/timers.js';
 import { Pulse, unlessAborted } from '../common/waiting.js';
@@ -106,7 +107,7 @@ export class FutureCallRescuer {
       try {
         if (this.session.isOpen) await this.look();
       } catch (error) {
-        this.logger.debug(`A look failed: ${String(error)}`);
+        this.logger.debug(`A look failed: ${errorText(error)}`);
       }
       this.lookEnds.beat();
       // Not an any() of both signals: one that lives long keeps something of each that was made of it.
@@ -169,7 +170,7 @@ export class FutureCallRescuer {
     } catch (error) {
       // Without a session everybody is looked at anew. With one, the others must not wait for this one.
       if (!this.session.isOpen) throw error;
-      this.rescueFailed(id, `Rescuing instance ${id}${where} fails, and is tried again: ${String(error)}`);
+      this.rescueFailed(id, `Rescuing instance ${id}${where} fails, and is tried again: ${errorText(error)}`);
       return;
     }
     if (rescue === undefined) return;

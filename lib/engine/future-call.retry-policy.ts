@@ -1,5 +1,7 @@
 import ms from 'ms';
-import { LONGEST_BACKOFF, parseDuration, type Duration } from '../common/duration.js';
+import { LONGEST_BACKOFF, parseDuration } from '../common/duration.js';
+import { show } from '../common/show.js';
+import { isThenable } from '../common/waiting.js';
 import { DoNotRetryError, RetryError } from '../contract/future-call.errors.js';
 import type { FutureCallHandlerOptions } from '../contract/future-call.types.js';
 import type { NextAttempt } from '../store/future-call.ending-store.js';
@@ -9,7 +11,7 @@ export const DEFAULT_BACKOFF = { delay: 1_000, max: 3_600_000 } as const;
 
 /**
  * When a call that failed is tried again; undefined when it is not. What the handler threw decides first, then its
- * backoff. Throws what a backoff function throws, or `RangeError` when it answers no length of time.
+ * backoff. Throws what a backoff function throws, or `RangeError` when what it answers is no wait.
  */
 export function nextAttempt(
   { attempts = 1, backoff = { type: 'exponential' } }: FutureCallHandlerOptions,
@@ -35,8 +37,24 @@ export function exponential(attempt: number, delay: number, max: number): NextAt
   return { delay: whole / 2 + (Math.random() * whole) / 2 };
 }
 
-function answered(duration: Duration): number {
-  const delay = parseDuration(duration);
-  if (delay <= LONGEST_BACKOFF) return Math.max(0, delay);
-  throw new RangeError(`A backoff of ${delay} ms is longer than a year.`);
+function answered(answer: unknown): number {
+  if (isThenable(answer)) {
+    // Nobody else waits for it, and a rejection that nobody handles ends the process.
+    Promise.resolve(answer).catch(() => {});
+    throw new RangeError(
+      'the answer is a promise, and a backoff function must answer at once. Let the handler throw RetryError for what takes time.',
+    );
+  }
+  const delay = readAnswer(answer);
+  if (delay < 0) throw new RangeError(`the answer ${show(answer)} is negative. 0 is at once.`);
+  if (delay <= LONGEST_BACKOFF) return delay;
+  throw new RangeError(`the answer ${show(answer)} is longer than a year.`);
+}
+
+function readAnswer(answer: unknown): number {
+  try {
+    return parseDuration(answer);
+  } catch (error) {
+    throw new RangeError(`the answer ${(error as RangeError).message}`);
+  }
 }

@@ -1,3 +1,4 @@
+import { types } from 'node:util';
 import { DiscoveryService } from '@nestjs/core';
 import { LONGEST_BACKOFF } from '../common/duration.js';
 import { show } from '../common/show.js';
@@ -76,6 +77,11 @@ export function FutureCall(name: string, options: FutureCallHandlerOptions = {})
 const anyDelay = durationBetween(0, LONGEST_BACKOFF);
 
 function requireBackoff(name: string, backoff: FutureCallBackoff): void {
+  if (types.isAsyncFunction(backoff)) {
+    throw new FutureCallOptionsError(
+      `${name} is an async function, and must answer at once. Let the handler throw RetryError for what takes time.`,
+    );
+  }
   if (typeof backoff === 'function') return;
   const type = (backoff as { type?: unknown } | null)?.type;
   if (type !== 'fixed' && type !== 'exponential') {

@@ -67,10 +67,14 @@ export class FutureCallExplorer {
         `${target.name} is marked @FutureCall() but has no method invoke(data, call). Add one: "implements FutureCallHandler<…>" helps.`,
       );
     }
-    if (isSingleton) return (data, call) => (wrapper.instance as Invocable).invoke(data, call);
-
+    // With names: they stand in the stack of whatever a handler throws, where V8 makes up one of its own for an arrow.
+    if (isSingleton) {
+      return function invokeHandler(data, call) {
+        return (wrapper.instance as Invocable).invoke(data, call);
+      };
+    }
     const moduleRef = moduleRefOf(wrapper);
-    return async (data, call) => {
+    return async function invokeScopedHandler(data, call) {
       const request: FutureCallRequest = { data, call };
       const contextId = ContextIdFactory.getByRequest(request);
       // Nest hands a durable provider the payload by itself only since 11.2.10 and 12.5.

@@ -47,8 +47,9 @@ function isManager(value: unknown): boolean {
 export function requireIdentifier(identifier: unknown): asserts identifier is string {
   const problem = labelProblem(identifier);
   if (problem === undefined) return;
+  const isNumber = typeof identifier === 'number' || typeof identifier === 'bigint';
   throw new FutureCallOptionsError(
-    `The identifier ${show(identifier)} ${problem}. An identifier is a string of 1 to 255 characters.`,
+    `The identifier ${show(identifier)} ${problem}. An identifier is a string of 1 to 255 characters${isNumber ? `: pass String(${show(identifier)})` : ''}.`,
   );
 }
 
@@ -62,18 +63,23 @@ export function readData(data: unknown): string | null {
   try {
     return toJson(data);
   } catch (error) {
-    // What else a toJSON() or a getter of the user's throws is the user's.
-    if (error instanceof RangeError) throw new FutureCallDataError(error.message, { cause: error });
-    throw error;
+    if (!(error instanceof RangeError)) throw error;
+    // The cause is what a toJSON() or a getter of the user's has thrown.
+    throw new FutureCallDataError(error.message, 'cause' in error ? { cause: error.cause } : undefined);
   }
 }
 
 export function readDelay(delay: unknown): ParsedDelay {
+  if (types.isDate(delay)) {
+    throw new FutureCallTimeError(
+      `delay: ${show(delay)} is not a length of time. Use callAtTime(), or time in callMany(), for a Date.`,
+    );
+  }
   let parsed: ParsedDelay;
   try {
     parsed = parseDelay(delay);
   } catch (error) {
-    if (error instanceof RangeError) throw new FutureCallTimeError(error.message, { cause: error });
+    if (error instanceof RangeError) throw new FutureCallTimeError(error.message);
     throw error;
   }
   const due = new Date(wallClock());
@@ -88,7 +94,9 @@ export function readDelay(delay: unknown): ParsedDelay {
 export function readTime(time: unknown): number {
   if (!types.isDate(time)) {
     throw new FutureCallTimeError(
-      `A time must be a Date, but it is ${show(time)}. Use callWithDelay() for a delay.`,
+      typeof time === 'string'
+        ? `A time must be a Date, but it is ${show(time)}. Pass new Date(${show(time)}), or use callWithDelay() for a delay.`
+        : `A time must be a Date, but it is ${show(time)}. Use callWithDelay() for a delay.`,
     );
   }
   const at = Date.prototype.getTime.call(time);

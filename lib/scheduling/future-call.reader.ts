@@ -33,13 +33,11 @@ export class FutureCallReader {
     try {
       requireObject('A call', call);
       refuseUnknown('A call', call, ['handler', 'data', 'delay', 'time', 'identifier']);
-      if ((call.delay === undefined) === (call.time === undefined)) {
-        throw new FutureCallOptionsError('A call has either a delay or a time.');
-      }
+      requireDelayOrTime(call);
       const due = call.time === undefined ? readDelay(call.delay) : readTime(call.time);
       return this.read(call.handler, call.data, due, call.identifier);
     } catch (error) {
-      if (error instanceof FutureCallError) error.message = `calls[${index}]: ${error.message}`;
+      if (error instanceof FutureCallError) sayWhich(error, index);
       throw error;
     }
   }
@@ -55,4 +53,20 @@ export class FutureCallReader {
     }
     return name;
   }
+}
+
+/** In the stack, too: most loggers print that, and it begins with the message as it was. */
+function sayWhich(error: FutureCallError, index: number): void {
+  const { message, stack } = error;
+  error.message = `calls[${index}]: ${message}`;
+  if (stack !== undefined) error.stack = stack.replace(message, () => error.message);
+}
+
+function requireDelayOrTime({ delay, time }: { readonly delay?: unknown; readonly time?: unknown }): void {
+  if ((delay === undefined) !== (time === undefined)) return;
+  throw new FutureCallOptionsError(
+    delay === undefined
+      ? `The call has neither a delay nor a time: give it one, such as delay: '1h', or time: a Date.`
+      : `The call has both a delay (${show(delay)}) and a time (${show(time)}): leave one of them out.`,
+  );
 }

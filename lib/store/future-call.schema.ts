@@ -1,5 +1,6 @@
 import { Inject, Injectable, Logger } from '@nestjs/common';
 import type { DataSource } from 'typeorm';
+import { errorText } from '../common/describe-error.js';
 import { futureCallEntities } from '../tables/future-call.entity.js';
 import { FutureCallSchemaError } from '../contract/future-call.errors.js';
 import {
@@ -164,7 +165,7 @@ export class FutureCallSchema {
     } catch (error) {
       if ((error as { code?: unknown }).code !== NOT_ALLOWED) throw error;
       throw new FutureCallSchemaError(
-        `This database role may not create or change the tables of future calls in the schema "${tables.schema}": ${String(error)}. ` +
+        `This database role may not create or change the tables of future calls in the schema "${tables.schema}": ${errorText(error)}. ` +
           `Give it the right, or run futureCallMigrations as a role that has it and set migrate: false.`,
         { cause: error },
       );

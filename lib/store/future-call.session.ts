@@ -1,5 +1,6 @@
 import { Logger } from '@nestjs/common';
 import type { DataSource } from 'typeorm';
+import { errorText } from '../common/describe-error.js';
 import { clearTimeout, monotonic, setTimeout, sleep } from '../common/timers.js';
 import { FutureCallSessionError } from '../contract/future-call.errors.js';
 import type { ResolvedOptions } from '../module/future-call.options.js';
@@ -144,7 +145,7 @@ export class FutureCallSession {
     } catch (error) {
       connection?.destroy();
       this.logger.warn(
-        `Instance ${this.self.id} could not say goodbye (${messageOf(error)}); another instance will clean up after it.`,
+        `Instance ${this.self.id} could not say goodbye (${errorText(error)}); another instance will clean up after it.`,
       );
     } finally {
       clearTimeout(deadline);
@@ -249,7 +250,7 @@ export class FutureCallSession {
       } catch (error) {
         // Once for each reason: a server that is away for an hour is not worth a line a second. Two reasons may take
         // turns, and one may have a pid in it.
-        const reason = messageOf(error);
+        const reason = errorText(error);
         if (told.has(reason) || told.size === MAX_REASONS) continue;
         this.logger.warn(`Reconnecting fails, and is tried until it works: ${reason}`);
         told.add(reason);
@@ -268,14 +269,8 @@ export class FutureCallSession {
     try {
       await this.listener.restored(sameInstance);
     } catch (error) {
-      this.logger.debug(`Coming back failed: ${messageOf(error)}`);
+      this.logger.debug(`Coming back failed: ${errorText(error)}`);
       connection.destroy();
     }
   }
-}
-
-function messageOf(error: unknown): string {
-  // Node has no message for a host of which no address answers.
-  if (error instanceof AggregateError && error.message === '') return messageOf(error.errors[0]);
-  return error instanceof Error ? error.message : String(error);
 }

@@ -1,8 +1,31 @@
+import { connect, type NetConnectOpts } from 'node:net';
+import { DataSource } from 'typeorm';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
-import { DoNotRetryError, FutureCall, RetryError, type FutureCallContext } from '../../lib/index.js';
+import {
+  DoNotRetryError,
+  FutureCall,
+  FutureCallControl,
+  FutureCallService,
+  RetryError,
+  type FutureCallBackoff,
+  type FutureCallContext,
+} from '../../lib/index.js';
 import { bootApp, createTables } from '../support/app.js';
 import { createDatabase, type TestDatabase } from '../support/database.js';
+import { LogLines } from '../support/log-lines.js';
 import { until } from '../support/until.js';
+
+/** Nobody listens on port 1. */
+const UNREACHABLE: NetConnectOpts = {
+  host: 'two.addresses',
+  port: 1,
+  autoSelectFamily: true,
+  lookup: (_host, _options, found) =>
+    found(null, [
+      { address: '127.0.0.1', family: 4 },
+      { address: '127.0.0.2', family: 4 },
+    ]),
+};
 
 let database: TestDatabase;
 beforeAll(async () => {
@@ -126,21 +149,130 @@ describe('a handler that allows further attempts', () => {
     expect((await retried()).due_at).toEqual(at);
   });
 
-  it('falls back to the default when its backoff fails, and is not lost', async () => {
-    @FutureCall('bad backoff', {
-      attempts: 2,
-      backoff: () => {
+  it.each<[string, FutureCallBackoff, RegExp]>([
+    [
+      'throws',
+      () => {
         throw new Error('oops');
       },
-    })
+      /^The backoff of BadBackoff failed for future call "bad backoff" \(.*, so the default applies: oops$/,
+    ],
+    // What nobody handles ends the process, and is an error of the run.
+    [
+      'rejects',
+      (() => Promise.reject(new Error('late'))) as never,
+      /the answer is a promise.*must answer at once/,
+    ],
+    ['answers what is negative', () => -1, /the answer -1 is negative/],
+    ['answers nothing', (() => {}) as never, /the answer undefined is not a length of time/],
+  ])('falls back to the default when its backoff %s, and is not lost', async (_what, backoff, line) => {
+    @FutureCall('bad backoff', { attempts: 2, backoff })
     class BadBackoff {
       invoke() {
         throw new Error('x');
       }
     }
-    const { service } = await bootApp(database, { providers: [BadBackoff] });
+    const logger = new LogLines();
+    const { service } = await bootApp(database, { providers: [BadBackoff], logger });
     await service.callWithDelay(BadBackoff, null, 0);
     expect((await retried()).wait).toBeGreaterThan(490);
+    expect(logger.lines).toContainEqual(expect.stringMatching(line));
+  });
+
+  it('is warned of on one line while attempts remain; the last failure is an error with its stack', async () => {
+    @FutureCall('dials', { attempts: 2, backoff: () => 0 })
+    class Dials {
+      invoke() {
+        // A host with two addresses of which none answers: what Node throws has no message of its own.
+        return new Promise((_resolve, reject) => void connect(UNREACHABLE).once('error', reject));
+      }
+    }
+    const lines: { level: string; line: string; more: unknown[] }[] = [];
+    const keep =
+      (level: string) =>
+      (line: string, ...more: unknown[]) =>
+        void lines.push({ level, line, more });
+    const logger = { log() {}, warn: keep('warn'), error: keep('error') };
+    const { service, close } = await bootApp(database, { providers: [Dials], logger });
+    const { id } = await service.callWithDelay(Dials, null, 0);
+    const { errors } = await outcomeOf(id);
+    await close();
+    const what = /AggregateError: connect \w+ 127\.0\.0\.1:1\b.*; connect \w+ 127\.0\.0\.2:1\b/;
+    expect(lines.filter(({ line }) => line.includes('dials'))).toEqual([
+      {
+        level: 'warn',
+        line: expect.stringMatching(
+          /^Future call "dials" .* failed, and is tried again in 0ms: [^\n]*$/,
+        ) as string,
+        more: ['FutureCall'],
+      },
+      {
+        level: 'error',
+        line: expect.stringMatching(/^Future call "dials" .* failed: [^\n]*$/) as string,
+        more: [expect.stringMatching(/^AggregateError[^]*One of its errors: Error: connect/), 'FutureCall'],
+      },
+    ]);
+    for (const { line } of lines) expect(line).toMatch(what);
+    const kept = {
+      name: 'AggregateError',
+      message: expect.stringMatching(/^connect .*; connect /) as string,
+      code: expect.stringMatching(/^E[A-Z]+$/) as string,
+    };
+    const inner = {
+      name: 'Error',
+      message: expect.stringMatching(/^connect /) as string,
+      code: expect.stringMatching(/^E[A-Z]+$/) as string,
+    };
+    expect(errors).toMatchObject([1, 2].map((attempt) => ({ attempt, ...kept, errors: [inner, inner] })));
+  });
+});
+
+describe('a handler with attempts that schedules its own next call', () => {
+  const NEXT = 'next';
+  const pending = () => database.query('select from future_call');
+
+  it('makes one series more with each attempt', async () => {
+    @FutureCall('series', { attempts: 3, backoff: () => 0 })
+    class Series {
+      constructor(private readonly futureCalls: FutureCallService) {}
+      async invoke() {
+        await this.futureCalls.callWithDelay('series', null, { days: 1 }, { identifier: NEXT });
+        throw new Error('after it');
+      }
+    }
+    const { app, service } = await bootApp(database, { providers: [Series], options: { execute: 'manual' } });
+    await service.callWithDelay(Series, null, 0, { identifier: NEXT });
+    const counts: number[] = [];
+    for (let day = 1; day <= 3; day++) {
+      await app.get(FutureCallControl).runDue();
+      counts.push((await pending()).length);
+      await database.query('update future_call set due_at = now()');
+    }
+    expect(counts).toEqual([3, 9, 27]);
+  });
+
+  it('stays one series if it cancels and schedules in one transaction', async () => {
+    @FutureCall('series', { attempts: 3, backoff: () => 0 })
+    class Series {
+      constructor(
+        private readonly futureCalls: FutureCallService,
+        private readonly dataSource: DataSource,
+      ) {}
+      async invoke() {
+        await this.dataSource.transaction(async (manager) => {
+          await this.futureCalls.cancel(NEXT, { manager });
+          await this.futureCalls.callWithDelay('series', null, { days: 1 }, { identifier: NEXT, manager });
+        });
+        throw new Error('after it');
+      }
+    }
+    const { app, service } = await bootApp(database, { providers: [Series], options: { execute: 'manual' } });
+    await service.callWithDelay(Series, null, 0, { identifier: NEXT });
+    for (let day = 1; day <= 3; day++) {
+      await app.get(FutureCallControl).runDue();
+      expect(await pending()).toHaveLength(1);
+      await database.query('update future_call set due_at = now()');
+    }
   });
 });
 

@@ -1,5 +1,6 @@
 import * as fs from 'node:fs';
 import path from 'node:path';
+import vm from 'node:vm';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import {
   FutureCall,
@@ -10,6 +11,7 @@ import {
   FutureCallSchemaError,
   FutureCallSessionError,
   FutureCallTimeError,
+  RetryError,
   UnknownFutureCallError,
   type Delay,
   type FutureCallHandler,
@@ -58,6 +60,9 @@ const NAMED = {
     const error = new Error('round');
     error.cause = error;
     return error;
+  },
+  get foreign() {
+    return vm.runInNewContext(`new TypeError('of another realm')`) as unknown;
   },
   get unreadable() {
     return Object.defineProperty(new Error(), 'message', {
@@ -141,6 +146,20 @@ describe('the page about bad input', () => {
       'select due_at <= clock_timestamp() as due from future_call',
     );
     expect(row?.due).toBe({ 'due at once': true, 'due then': false }[answer]);
+  });
+
+  it.each(rows('Calls of callMany'))('says of the call %s: %s', async (given, answer) => {
+    const { service } = await boot();
+    expect(refusal(answer)).toBeDefined();
+    await expectAnswer(() => service.callMany([evaluate(given) as { handler: 'x'; delay: 0 }]), answer);
+  });
+
+  it.each(rows('RetryError'))('says of RetryError given %s: %s', async (given, answer) => {
+    const error = await expectAnswer(
+      async () => new RetryError(evaluate(given) as { delay: Delay & number }),
+      answer,
+    );
+    expect((error as RetryError | undefined)?.delay).toBe(refusal(answer) ? undefined : 0);
   });
 
   it.each(rows('Identifiers'))('says of the identifier %s: %s', async (given, answer) => {

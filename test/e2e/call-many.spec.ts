@@ -131,10 +131,23 @@ describe('callMany', () => {
   it('says which call is wrong, and schedules none', async () => {
     const { service } = await boot();
     const good = { handler: Tick, delay: 0 };
-    const refused = (call: object, message: string | RegExp) =>
+    const refused = (call: object, message: string | RegExp | { message: string }) =>
       expect(service.callMany([good, call as typeof good])).rejects.toThrow(message);
-    await refused({ handler: Tick }, 'calls[1]: A call has either a delay or a time.');
-    await refused({ handler: Tick, delay: 'soon' }, 'calls[1]: "soon" is not a length of time');
+    await refused({ handler: Tick }, 'calls[1]: The call has neither a delay nor a time: give it one');
+    await refused(
+      { handler: Tick, delay: 5, time: new Date(0) },
+      'calls[1]: The call has both a delay (5) and a time (1970-01-01T00:00:00.000Z)',
+    );
+    await refused({ handler: Tick, delay: 'soon' }, 'calls[1]: delay: "soon" is not a length of time');
+    // What most loggers print of an error.
+    await refused(
+      { handler: Tick, delay: null },
+      expect.objectContaining({
+        stack: expect.stringMatching(
+          /^FutureCallTimeError: calls\[1\]: delay: null is not .*\n +at /,
+        ) as string,
+      }),
+    );
     await refused({ handler: Tick, delay: 0, when: 1 }, 'calls[1]: A call has no option "when"');
     await refused({ handler: Tick, delay: 0, data: 1n }, 'calls[1]: data is the bigint 1n');
     await refused({ handler: '', delay: 0 }, /^calls\[1\]: The handler of a call/);

@@ -217,10 +217,10 @@ it('the log names failed and interrupted calls, and says nothing of those that c
   expect(lines).toEqual([
     ['log', expect.stringMatching(/^Instance \d+ runs future calls, 10 at a time: greet, fail\.$/)],
     [
-      'error',
-      `Future call "fail" (id ${id}, attempt 1, identifier "x") failed, and is tried again in 0ms: no`,
+      'warn',
+      `Future call "fail" (id ${id}, attempt 1, identifier "x") failed, and is tried again in 0ms: TypeError: no`,
     ],
-    ['error', `Future call "fail" (id ${id}, attempt 2, identifier "x") failed: no`],
+    ['error', `Future call "fail" (id ${id}, attempt 2, identifier "x") failed: TypeError: no`],
     ['log', expect.stringMatching(/^Instance \d+ has stopped\.$/)],
   ]);
 });

@@ -300,12 +300,53 @@ describe('a handler', () => {
       .poll(() => logger.lines.filter((line) => line.includes('stamps')), PATIENTLY)
       .toHaveLength(2);
     expect(logger.lines).toContain(
-      `Future call "throws" (id ${first.id}, attempt 1, identifier "me") failed: out of stamps`,
+      `Future call "throws" (id ${first.id}, attempt 1, identifier "me") failed: RangeError: out of stamps, caused by the post office is closed`,
     );
-    expect(logger.lines).toContain(`Future call "throws" (id ${second.id}, attempt 1) failed: out of stamps`);
+    expect(logger.lines).toContain(
+      `Future call "throws" (id ${second.id}, attempt 1) failed: RangeError: out of stamps, caused by the post office is closed`,
+    );
     expect(logger.stacks[0]).toMatch(
       /^RangeError: out of stamps\n +at [^]*\nCaused by: Error: the post office is closed\n +at /,
     );
+  });
+
+  it('that throws has a stack that names the handler, and of the library only what has a name there', async () => {
+    const nextTurn = () => new Promise((resolve) => void setImmediate(resolve));
+    @FutureCall('sync')
+    class Sync {
+      invoke() {
+        report(new Error('x').stack);
+      }
+    }
+    @FutureCall('async')
+    class Async {
+      async invoke() {
+        await nextTurn();
+        report(new Error('x').stack);
+      }
+    }
+    @FutureCall('scoped')
+    @Injectable({ scope: Scope.REQUEST })
+    class Scoped extends Sync {}
+    @FutureCall('transient')
+    @Injectable({ scope: Scope.TRANSIENT })
+    class Transient extends Async {}
+    const { service } = await bootApp(database, { providers: [Sync, Async, Scoped, Transient] });
+    const ours: string[] = [];
+    for (const [name, own] of [
+      ['sync', 'Sync.invoke'],
+      ['async', 'Async.invoke'],
+      ['scoped', 'Scoped.invoke'],
+      ['transient', 'Transient.invoke'],
+    ] as const) {
+      await service.callWithDelay(name, null, 0);
+      const [, first, ...frames] = (await nextReport<string>()).split('\n');
+      expect(first).toContain(`at ${own} (`);
+      ours.push(...frames.filter((frame) => /[\\/]lib[\\/](?!.*node_modules)/.test(frame)));
+    }
+    expect(ours.join('\n')).toMatch(/at invokeHandler \([^]*at (async )?invokeScopedHandler \(/);
+    const named = /^ +at (async )?(FutureCall[A-Z]\w+\.\w+|invokeHandler|invokeScopedHandler) \(/;
+    expect(ours.filter((frame) => !named.test(frame))).toEqual([]);
   });
 
   it('may use the service: a call schedules the next one', async () => {

@@ -337,15 +337,21 @@ describe('data', () => {
     expect(await pending('data is null as nothing')).toEqual([1, 2, 3].map(() => ({ nothing: true })));
   });
 
-  it('passes on what its own toJSON() throws', async () => {
+  it('says where its own toJSON() throws, and keeps what that was', async () => {
     const { service } = await bootScheduler();
     const own = new Error('mine');
     const data = {
-      toJSON() {
-        throw own;
+      at: {
+        toJSON() {
+          throw own;
+        },
       },
     };
-    await expect(service.callWithDelay('remind', data, 0)).rejects.toBe(own);
+    await expect(service.callWithDelay('remind', data, 0)).rejects.toMatchObject({
+      name: 'FutureCallDataError',
+      message: 'data.at cannot be written as JSON: its toJSON() throws (mine).',
+      cause: own,
+    });
   });
 });
 

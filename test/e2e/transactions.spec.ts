@@ -283,6 +283,31 @@ describe('an error of the database', () => {
   });
 });
 
+describe('transactions that hold every connection of the pool', () => {
+  it('and schedule without their manager wait for each other: connectTimeoutMS ends that, and manager avoids it', async () => {
+    const { service, dataSource } = await bootScheduler({ typeorm: { poolSize: 2, connectTimeoutMS: 500 } });
+    const both = (schedule: (manager: EntityManager) => Promise<unknown>) => {
+      let waiting = 2;
+      const full = signal<void>();
+      const transaction = () =>
+        dataSource.transaction(async (manager) => {
+          await manager.query('select 1');
+          if (--waiting === 0) full.resolve();
+          await full.promise;
+          await schedule(manager);
+        });
+      return Promise.allSettled([transaction(), transaction()]);
+    };
+    const [first] = await both(() => service.callWithDelay(Welcome, 1, '1d'));
+    expect(first).toMatchObject({
+      status: 'rejected',
+      reason: { message: 'timeout exceeded when trying to connect' },
+    });
+    const answers = await both((manager) => service.callWithDelay(Welcome, 2, '1d', { manager }));
+    expect(answers.map(({ status }) => status)).toEqual(['fulfilled', 'fulfilled']);
+  });
+});
+
 describe('typeorm-transactional', () => {
   beforeAll(() => {
     initializeTransactionalContext({ storageDriver: StorageDriver.ASYNC_LOCAL_STORAGE });

@@ -1,6 +1,12 @@
 import type { EntityManager } from 'typeorm';
-import { describe, expect, it, onTestFinished, type TestContext } from 'vitest';
-import { FutureCall, type FutureCallHandler } from '../../lib/index.js';
+import { beforeEach, describe, expect, it, onTestFinished, type TestContext } from 'vitest';
+import {
+  FutureCall,
+  FutureCallEntity,
+  RetryError,
+  type FutureCallContext,
+  type FutureCallHandler,
+} from '../../lib/index.js';
 import { boot, bootApp, createTables } from '../support/app.js';
 import { createDatabase, type TestDatabase } from '../support/database.js';
 import { LogLines } from '../support/log-lines.js';
@@ -195,29 +201,31 @@ describe('Timeouts that the role sets, and that are far too short', () => {
   );
 });
 
+@FutureCall('fail')
+class Fail implements FutureCallHandler {
+  invoke() {
+    throw new Error('fails on purpose');
+  }
+}
+
+async function emptyDatabase(): Promise<TestDatabase> {
+  const database = await createDatabase();
+  onTestFinished(() => database.drop());
+  await createTables(database);
+  return database;
+}
+
 describe('What the role says about commits', () => {
   let completed = 0;
+  beforeEach(() => {
+    completed = 0;
+  });
 
   @FutureCall('complete')
   class Complete implements FutureCallHandler {
     invoke() {
       completed++;
     }
-  }
-
-  @FutureCall('fail')
-  class Fail implements FutureCallHandler {
-    invoke() {
-      throw new Error('fails on purpose');
-    }
-  }
-
-  async function emptyDatabase(): Promise<TestDatabase> {
-    const database = await createDatabase();
-    onTestFinished(() => database.drop());
-    await createTables(database);
-    completed = 0;
-    return database;
   }
 
   // A claim that a crash of the server takes back would start twice.
@@ -268,6 +276,79 @@ describe('What the role says about commits', () => {
     ]);
     expect(await database.query('select from future_call_running')).toEqual([]);
     expect(await database.query('select from future_call_instance')).toEqual([]);
+  });
+});
+
+describe('How the role writes times and numbers', () => {
+  it('does not matter to us: calls are scheduled, listed, tried again, kept and cancelled to the millisecond', async ({
+    skip,
+  }) => {
+    const database = await emptyDatabase();
+    const written = {
+      DateStyle: 'German, DMY',
+      IntervalStyle: 'sql_standard',
+      TimeZone: 'America/New_York',
+      extra_float_digits: '-15',
+      bytea_output: 'escape',
+    };
+    const url = await roleWith(database, written, { skip, onEnd: onTestFinished });
+    const at = new Date('2031-02-03T04:05:06.789Z');
+    const again = new Date('2032-02-03T04:05:06.789Z');
+    const handed: Date[] = [];
+    @FutureCall('dated', { attempts: 2 })
+    class Dated {
+      invoke(_data: null, call: FutureCallContext) {
+        handed.push(call.dueAt);
+        throw new RetryError({ at: again });
+      }
+    }
+    const { service, dataSource } = await bootApp(database, {
+      typeorm: { url },
+      providers: [Dated, Fail],
+      options: { retention: { cancelled: true } },
+    });
+    expect(await dataSource.query('show datestyle')).toEqual([{ DateStyle: 'German, DMY' }]);
+
+    expect((await service.callAtTime('dated', null, at)).dueAt).toEqual(at);
+    const [, delayed] = await service.callMany([
+      { handler: 'dated', time: at, identifier: 'many' },
+      // A daylight-saving change lies between: a day has 24 hours all the same.
+      { handler: 'dated', delay: { days: 182 }, identifier: 'many' },
+    ]);
+    expect(Math.abs(delayed!.dueAt.getTime() - Date.now() - 182 * 86_400_000)).toBeLessThan(60_000);
+    const single = await service.callWithDelay('dated', null, { days: 182 }, { identifier: 'many' });
+    expect(Math.abs(single.dueAt.getTime() - delayed!.dueAt.getTime())).toBeLessThan(60_000);
+    expect(await service.cancel('many')).toBe(3);
+    expect(
+      await database.query(
+        `select due_at from future_call_outcome where outcome = 'cancelled' order by call_id limit 1`,
+      ),
+    ).toEqual([{ due_at: at }]);
+
+    const now = await service.callWithDelay('dated', null, 0);
+    const { id } = await service.callWithDelay('fail', null, 0);
+    const retried = await until(async () => {
+      const [row] = await database.query<{ due_at: Date }>(
+        'select due_at from future_call where id = $1 and attempt = 1',
+        [now.id],
+      );
+      return row;
+    }, 'it is to be tried again');
+    expect(retried.due_at).toEqual(again);
+    expect(handed).toEqual([now.dueAt]);
+    const [failed] = await until(async () => {
+      const rows = await database.query<{ at: string; finished_at: Date }>(
+        `select errors -> -1 ->> 'at' as at, finished_at from future_call_outcome where call_id = $1`,
+        [id],
+      );
+      return rows.length === 1 && rows;
+    }, 'it is recorded');
+    expect(failed!.at).toMatch(/^\d{4}-\d\d-\d\dT[\d:.]+Z$/);
+    expect(Math.abs(Date.parse(failed!.at) - Date.now())).toBeLessThan(60_000);
+
+    // Who reads times through such a pool gets none, of any table: pg knows no other style than ISO.
+    const calls = dataSource.getRepository(FutureCallEntity);
+    expect(await calls.findOneByOrFail({ id: now.id })).toMatchObject({ name: 'dated', dueAt: null });
   });
 });
 

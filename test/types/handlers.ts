@@ -2,6 +2,7 @@
 import { Injectable, Scope } from '@nestjs/common';
 import {
   FutureCall,
+  RetryError,
   type FutureCallContext,
   type FutureCallData,
   type FutureCallHandler,
@@ -260,3 +261,20 @@ same<JsonForm<{ at: Date }>, { at: never }>(true);
 same<JsonForm<Reminder>, Reminder>(true);
 same<JsonForm<unknown>, unknown>(true);
 same<JsonForm<Json>, Json>(true);
+
+// A backoff function answers at once.
+
+// @ts-expect-error It is not awaited.
+@FutureCall('async backoff', { attempts: 2, backoff: async (attempt) => attempt * 1_000 })
+export class AsyncBackoff {
+  invoke() {}
+}
+
+export const retries = [
+  new RetryError({ delay: '10m' }),
+  new RetryError({ at: new Date(0) }),
+  // @ts-expect-error One of them only.
+  new RetryError({ delay: '10m', at: new Date(0) }),
+  // @ts-expect-error A month is no length of time.
+  new RetryError({ delay: { months: 1 } }),
+];

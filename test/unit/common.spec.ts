@@ -1,5 +1,12 @@
+import vm from 'node:vm';
 import { describe, expect, it } from 'vitest';
-import { describeError, MAX_MESSAGE, MAX_STACK } from '../../lib/common/describe-error.js';
+import {
+  describeError,
+  errorText,
+  MAX_MESSAGE,
+  MAX_STACK,
+  stackOf,
+} from '../../lib/common/describe-error.js';
 import { parseDuration } from '../../lib/common/duration.js';
 import { show } from '../../lib/common/show.js';
 import { sleep } from '../../lib/common/timers.js';
@@ -65,6 +72,9 @@ describe('show', () => {
     [new Date(NaN), 'Invalid Date'],
     [circle, '[object Array]'],
     [{ big: 5n }, '[object Object]'],
+    [{}, '{}'],
+    [Promise.resolve(), '[object Promise]'],
+    [new Map([[1, 2]]), '[object Map]'],
     ['x'.repeat(200), `"${'x'.repeat(99)}…`],
   ];
 
@@ -127,12 +137,134 @@ describe('describeError', () => {
   it.each<[string, unknown, { name: string; message: string }]>([
     ['undefined', undefined, { name: 'undefined', message: 'undefined' }],
     ['null', null, { name: 'null', message: 'null' }],
+    ['empty text', '', { name: 'string', message: "''" }],
     ['text', 'oops', { name: 'string', message: 'oops' }],
     ['a number', 5, { name: 'number', message: '5' }],
     ['an object', { code: 5 }, { name: 'object', message: '{ code: 5 }' }],
     ['a symbol', Symbol('s'), { name: 'symbol', message: 'Symbol(s)' }],
   ])('describes %s', (_what, thrown, description) => {
     expect(describeError(thrown)).toEqual(description);
+  });
+
+  const refused = (address: string) =>
+    Object.assign(new Error(`connect ECONNREFUSED ${address}`), { code: 'ECONNREFUSED' });
+  /** As Node makes it for a host with two addresses. */
+  const unreachable = () =>
+    Object.assign(new AggregateError([refused('::1:1'), refused('127.0.0.1:1')]), { code: 'ECONNREFUSED' });
+
+  it('keeps the errors of an AggregateError, and their codes', () => {
+    expect(describeError(unreachable())).toMatchObject({
+      name: 'AggregateError',
+      message: 'connect ECONNREFUSED ::1:1; connect ECONNREFUSED 127.0.0.1:1',
+      code: 'ECONNREFUSED',
+      errors: [
+        { name: 'Error', message: 'connect ECONNREFUSED ::1:1', code: 'ECONNREFUSED' },
+        { name: 'Error', message: 'connect ECONNREFUSED 127.0.0.1:1', code: 'ECONNREFUSED' },
+      ],
+    });
+    const inner = new AggregateError(['text', refused('x')], 'All promises were rejected');
+    expect(describeError(new TypeError('fetch failed', { cause: inner }))).toMatchObject({
+      cause: {
+        message: 'All promises were rejected',
+        errors: [{ name: 'string' }, { code: 'ECONNREFUSED' }],
+      },
+    });
+  });
+
+  it('keeps few of many: the first, and the nearest', () => {
+    const errors = Array.from(
+      { length: 1_000 },
+      (_, i) => new AggregateError([new Error(`${i}`)], `of ${i}`),
+    );
+    const { errors: kept, cause } = describeError(new AggregateError(errors, 'all', { cause: 'the end' }));
+    expect(kept!.map(({ message }) => message)).toEqual(['of 0', 'of 1', 'of 2', 'of 3', 'of 4']);
+    expect(cause).toMatchObject({ message: 'the end' });
+    const tree = (depth: number): Error =>
+      depth === 0
+        ? new Error('x'.repeat(1e6))
+        : new AggregateError(Array.from({ length: 9 }, () => tree(depth - 1)));
+    expect(JSON.stringify(describeError(tree(4))).length).toBeLessThan(150_000);
+  });
+
+  it('takes errors of another realm for errors, and what has their looks', () => {
+    expect(
+      describeError(vm.runInNewContext(`new TypeError('far away', { cause: new Error('further') })`)),
+    ).toMatchObject({
+      name: 'TypeError',
+      message: 'far away',
+      stack: expect.stringContaining('TypeError: far away'),
+      cause: { name: 'Error', message: 'further' },
+    });
+    const looks = { name: 'PrismaError', message: 'looks like one', stack: 'at x', code: 'P2002' };
+    expect(describeError(looks)).toEqual(looks);
+    expect(describeError({ name: 'a person', message: 'hello' })).toMatchObject({ name: 'object' });
+  });
+
+  it('never has an empty message', () => {
+    expect(describeError(new Error(''))).toMatchObject({ name: 'Error', message: '(no message)' });
+    expect(describeError(Object.assign(new Error(' '), { code: 'EPIPE' }))).toMatchObject({
+      message: 'EPIPE',
+    });
+    expect(describeError(new AggregateError([]))).toMatchObject({ message: '(no message)' });
+    expect(describeError(Object.assign(new Error('x'), { name: '' }))).toMatchObject({ name: 'Error' });
+  });
+
+  it('keeps what can be read of an error whose code, stack or cause cannot', () => {
+    const get = () => {
+      throw new Error('hands off');
+    };
+    const error = Object.defineProperties(new Error('readable'), {
+      code: { get },
+      stack: { get },
+      cause: { get },
+      errors: { get },
+    });
+    expect(describeError(error)).toEqual({ name: 'Error', message: 'readable' });
+  });
+
+  const round = new Error('round');
+  round.cause = round;
+  it.each<[string, unknown, string]>([
+    ['an error', new Error('x'), 'x'],
+    ['a kind of error', new TypeError('x'), 'TypeError: x'],
+    ['text', 'x', 'x'],
+    ['nothing', undefined, 'undefined'],
+    ['an error of no words', new Error(), '(no message)'],
+    [
+      'no address that answers',
+      unreachable(),
+      'AggregateError: connect ECONNREFUSED ::1:1; connect ECONNREFUSED 127.0.0.1:1',
+    ],
+    ['a code', Object.assign(new Error('no right.'), { code: '42501' }), 'no right (code 42501)'],
+    ['a number as code', Object.assign(new Error('no right'), { code: 7 }), 'no right (code 7)'],
+    ['an old code of a class', new DOMException('aborted', 'AbortError'), 'AbortError: aborted'],
+    [
+      'a cause',
+      new TypeError('fetch failed', { cause: refused('x') }),
+      'TypeError: fetch failed, caused by connect ECONNREFUSED x',
+    ],
+    [
+      'a cause that is said',
+      new Error('Saving failed: full', { cause: new Error('full') }),
+      'Saving failed: full',
+    ],
+    ['a circle', round, 'round'],
+    [
+      'inner errors',
+      new AggregateError(['one', new Error('two')], 'All failed.'),
+      'AggregateError: All failed (one; two)',
+    ],
+    ['several lines', new Error('one\n  two\r\nthree'), 'one two three'],
+  ])('says on one line what is to be said of %s', (_what, thrown, line) => {
+    expect(errorText(thrown)).toBe(line);
+  });
+
+  it('has a stack with those of the causes and the inner errors', () => {
+    const stack = stackOf(describeError(new Error('outer', { cause: unreachable() })))!;
+    expect(stack).toMatch(
+      /^Error: outer\n {4}at [^]*Caused by: AggregateError[^]*One of its errors: Error: connect ECONNREFUSED ::1:1\n {4}at /,
+    );
+    expect(stackOf(describeError('text'))).toBeUndefined();
   });
 
   it('cuts what is long, and says how long it was', () => {

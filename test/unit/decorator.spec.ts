@@ -56,6 +56,11 @@ describe('@FutureCall', () => {
     ['a number as backoff', { backoff: 1_000 }, /backoff must be .*but it is 1000/],
     ['null as backoff', { backoff: null }, /backoff must be .*but it is null/],
     [
+      'an async function as backoff',
+      { backoff: async () => 1 },
+      /backoff is an async function, and must answer at once/,
+    ],
+    [
       'a fixed backoff without a delay',
       { backoff: { type: 'fixed' } },
       /backoff\.delay: undefined is not a length/,

@@ -1,3 +1,4 @@
+import vm from 'node:vm';
 import pg from 'pg';
 import { describe, expect, it } from 'vitest';
 import { FutureCallDataError, FutureCallOptionsError, FutureCallTimeError } from '../../lib/index.js';
@@ -50,8 +51,16 @@ describe('a delay', () => {
   it.each<[string, unknown, RegExp]>([
     ['is negative', -1, /cannot be negative, but it is -1/],
     ['is negative text', '-1d', /cannot be negative/],
-    ['is negative in sum', { hours: 1, minutes: -61 }, /cannot be negative/],
-    ['has negative months', { months: -1, weeks: 10 }, /cannot be negative/],
+    ['is negative in sum', { hours: 1, minutes: -61 }, /cannot be negative.*, and minutes is -61\.$/],
+    ['has negative months', { months: -1, weeks: 10 }, /cannot be negative.*, and months is -1\.$/],
+    [
+      'has days that no month makes up for',
+      { months: 1, days: -40 },
+      /cannot be negative.*, and days is -40\.$/,
+    ],
+    ['is a month as text', '1 month', /"1 month" is not a length of time.*use \{ months: 1 \}/],
+    ['is a month in short', '1mo', /use \{ months: 1 \}/],
+    ['is months as text', '2 months', /use \{ months: 2 \}/],
     ['is NaN', NaN, /NaN is not a finite number/],
     ['is Infinity', Infinity, /Infinity is not a finite number/],
     ['is Infinity less Infinity', { weeks: 1e305, days: -1e306 }, /NaN is not a finite number/],
@@ -60,7 +69,7 @@ describe('a delay', () => {
     ['is no length of time', 'tomorrow', /"tomorrow" is not a length of time\. Use milliseconds/],
     ['is empty text', '', /"" is not a length of time/],
     ['is very long text', '1'.repeat(1_000), /is not a length of time/],
-    ['is a Date', new Date(), /is not a length of time/],
+    ['is a Date', new Date(), /is not a length of time\. Use callAtTime\(\)/],
     ['is null', null, /null is not a length of time/],
     ['is missing', undefined, /undefined is not a length of time/],
     ['is a bigint', 5n, /5n is not a length of time/],
@@ -80,7 +89,9 @@ describe('a delay', () => {
     ['leads too far', { years: 8_000 }, /leads beyond the year 9999/],
     ['leads much too far', 1e300, /leads beyond the year 9999/],
   ])('that %s is refused', (_what, delay, message) => {
-    expect(refusal(() => readDelay(delay), FutureCallTimeError)).toMatch(message);
+    const text = refusal(() => readDelay(delay), FutureCallTimeError);
+    expect(text).toMatch(message);
+    expect(text).toMatch(/^delay: |^A delay /);
   });
 });
 
@@ -93,7 +104,7 @@ describe('a time', () => {
   );
 
   it.each<[string, unknown, RegExp]>([
-    ['text', '2027-01-01', /A time must be a Date, but it is "2027-01-01"/],
+    ['text', '2027-01-01', /it is "2027-01-01"\. Pass new Date\("2027-01-01"\), or use callWithDelay/],
     ['a number', 0, /A time must be a Date, but it is 0\. Use callWithDelay\(\) for a delay/],
     ['missing', undefined, /A time must be a Date, but it is undefined/],
     ['null', null, /A time must be a Date, but it is null/],
@@ -161,6 +172,9 @@ describe('data', () => {
     ['a boxed bigint', Object(5n), /^data is the bigint 5n/],
     ['boxed text with a NUL character', [Object('\0')], /^data\[0\] has a NUL character/],
     ['NaN from toJSON()', { a: { toJSON: () => NaN } }, /^data\.a is NaN/],
+    ['a boxed symbol', [Object(Symbol('s'))], /^data\[0\] is Symbol\(s\), which JSON cannot carry/],
+    ['a Map with a property', Object.assign(new Map(), { a: 1 }), /^data is a Map/],
+    ['a Map behind a proxy', [new Proxy(new Map(), {})], /^data\[0\] is a Map/],
     ['a Map from toJSON()', { toJSON: () => new Map() }, /^data is a Map/],
     ['a promise that nobody awaited inside', { email: Promise.resolve(1) }, /^data\.email is a Promise/],
     ['a promise that nobody awaited', Promise.resolve(1), /^data is a Promise.*Await it/],
@@ -169,13 +183,177 @@ describe('data', () => {
     expect(refusal(() => readData(data), FutureCallDataError)).toMatch(message);
   });
 
-  it('passes on what a toJSON() or a getter of the user throws', () => {
-    const own = new Error('mine');
-    const thrower = () => {
-      throw own;
+  class Money {
+    readonly #cents = 5;
+    get cents() {
+      return this.#cents;
+    }
+  }
+  class Bag {
+    readonly #items = [1];
+    [Symbol.iterator]() {
+      return this.#items.values();
+    }
+  }
+  class Hidden {
+    constructor() {
+      Object.defineProperty(this, 'secret', { value: 1 });
+    }
+  }
+
+  it.each<[string, unknown, RegExp]>([
+    ['URLSearchParams', new URLSearchParams('a=1'), /is a URLSearchParams, .* Pass its toString\(\)/],
+    ['Headers', new Headers({ a: '1' }), /is a Headers, .* Pass Object\.fromEntries\(headers\)/],
+    ['FormData', new FormData(), /is a FormData, .* Pass Object\.fromEntries\(form\)/],
+    ['a Request', new Request('http://localhost'), /is a Request, .* await request\.json\(\)/],
+    ['a Response', new Response('x'), /is a Response, .* await response\.json\(\)/],
+    ['a Blob', new Blob(['x']), /is a Blob, .* Store it elsewhere/],
+    ['a WeakMap', new WeakMap(), /is a WeakMap, .* Pass what the handler needs of it/],
+    ['a WeakRef', new WeakRef({}), /is a WeakRef, /],
+    ['an iterator', [1].values(), /is an Array Iterator, .* Pass \[\.\.\.it\]/],
+    ['a generator', (function* () {})(), /is a Generator, .* Pass \[\.\.\.it\]/],
+    ['an async generator', (async function* () {})(), /is an AsyncGenerator, /],
+    ['an AbortSignal', new AbortController().signal, /is an AbortSignal, /],
+    ['a formatter', new Intl.NumberFormat(), /is an Intl\.NumberFormat, /],
+    ['a DOMException', new DOMException('x'), /is a DOMException, |is an Error, /],
+    ['private state behind getters', new Money(), /is a Money, .* or give its class a toJSON\(\)/],
+    [
+      'private state that can be iterated',
+      new Bag(),
+      /is a Bag, .* Pass \[\.\.\.it\], or give its class a toJSON/,
+    ],
+    ['hidden properties', new Hidden(), /is a Hidden, /],
+    ['inherited data', Object.create({ a: 1 }), /is an object, /],
+  ])('%s would be written as {}: refused', (_what, value, message) => {
+    const text = refusal(() => readData({ a: [value] }), FutureCallDataError);
+    expect(text).toMatch(/^data\.a\[0\] is /);
+    expect(text).toMatch(message);
+  });
+
+  it.each<[string, unknown, string]>([
+    ['without properties', new (class Ping {})(), '{}'],
+    [
+      'with methods',
+      new (class Ping {
+        hello() {}
+      })(),
+      '{}',
+    ],
+    [
+      'with a getter beside its properties',
+      new (class Named {
+        first = 'a';
+        get full() {
+          return 'b';
+        }
+      })(),
+      '{"first":"a"}',
+    ],
+    ['that can be iterated, with properties', Object.assign(new Bag(), { n: 1 }), '{"n":1}'],
+    ['with a toJSON()', Object.assign(new Money(), { toJSON: () => 5 }), '5'],
+    [
+      'of a Set with a toJSON()',
+      new (class Tags extends Set {
+        toJSON() {
+          return [...this];
+        }
+      })(['a']),
+      '["a"]',
+    ],
+    [
+      'of an Error with a toJSON()',
+      Object.assign(new Error('x'), { toJSON: () => ({ message: 'x' }) }),
+      '{"message":"x"}',
+    ],
+    ['of another realm', vm.runInNewContext('({ a: {}, b: [] })'), '{"a":{},"b":[]}'],
+    ['that is a URL', new URL('http://localhost/'), '"http://localhost/"'],
+    ['without a prototype', Object.create(null), '{}'],
+  ])('an instance %s is honest', (_what, value, json) => {
+    expect(readData(value)).toBe(json);
+  });
+
+  describe('that throws when it is written', () => {
+    const own = new RangeError('mine');
+    const throws = (thrown: unknown) => () => {
+      throw thrown;
     };
-    expect(() => readData({ toJSON: thrower })).toThrow(own);
-    expect(() => readData(Object.defineProperty({}, 'a', { enumerable: true, get: thrower }))).toThrow(own);
+    it.each<[string, unknown, RegExp, unknown]>([
+      [
+        'a toJSON()',
+        { a: [{}, { toJSON: throws(own) }] },
+        /^data\.a\[1\] .* its toJSON\(\) throws \(RangeError: mine\)/,
+        own,
+      ],
+      [
+        'a toJSON() of the whole',
+        { toJSON: throws(own) },
+        /^data cannot be written as JSON: its toJSON/,
+        own,
+      ],
+      ['a toJSON() that throws text', [{ toJSON: throws('no') }], /^data\[0\] .* throws \(no\)/, 'no'],
+      [
+        'a toJSON() that throws nothing',
+        [{ toJSON: throws(undefined) }],
+        /^data\[0\] .* throws \(undefined\)/,
+        undefined,
+      ],
+      [
+        'what another toJSON() has answered',
+        { toJSON: () => ({ b: { toJSON: throws(own) } }) },
+        /^data\.b /,
+        own,
+      ],
+      [
+        'a getter',
+        { a: Object.defineProperty({}, 'b c', { enumerable: true, get: throws(own) }) },
+        /^data\.a\."b c" .* its getter throws/,
+        own,
+      ],
+      [
+        'a getter for toJSON',
+        [Object.defineProperty({}, 'toJSON', { get: throws(own) })],
+        /^data\[0\] .* looking for its toJSON\(\) throws/,
+        own,
+      ],
+      [
+        'a proxy',
+        [new Proxy({}, { ownKeys: throws(own) })],
+        /^data\[0\] .* looking at its properties throws/,
+        own,
+      ],
+    ])('%s: says where, and why', (_what, data, message, cause) => {
+      let thrown: unknown;
+      try {
+        readData(data);
+      } catch (error) {
+        thrown = error;
+      }
+      expect(thrown).toBeInstanceOf(FutureCallDataError);
+      expect((thrown as Error).message).toMatch(message);
+      expect(thrown).toHaveProperty('cause', cause);
+    });
+
+    it('is not nested too deeply, unless it is', () => {
+      const around = { toJSON: (): unknown => around.toJSON() };
+      expect(() => readData({ a: around })).toThrow(
+        /^data\.a cannot be written as JSON: its toJSON\(\) throws \(.*call stack/,
+      );
+      const endlessly = { toJSON: () => ({ again: endlessly }) } as object;
+      expect(() => readData(endlessly)).toThrow(/^data is nested too deeply/);
+    });
+
+    it('only once', () => {
+      let reads = 0;
+      const once = {
+        get a() {
+          if (reads++ === 0) throw own;
+          return 1;
+        },
+      };
+      expect(refusal(() => readData(once), FutureCallDataError)).toMatch(
+        /^data cannot be written as JSON: RangeError: mine/,
+      );
+    });
   });
 });
 
@@ -192,7 +370,7 @@ describe('an identifier', () => {
 
   it.each<[string, unknown, RegExp]>([
     ['empty', '', /"" is empty/],
-    ['a number', 42, /42 is not a string/],
+    ['a number', 42, /42 is not a string\. .*: pass String\(42\)\.$/],
     ['256 characters long', 'x'.repeat(256), /longer than 255 characters/],
     ['256 emoji long', '😀'.repeat(256), /longer than 255 characters/],
     ['text with a NUL character', 'a\0', /has a NUL character/],

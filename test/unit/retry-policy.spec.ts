@@ -1,3 +1,4 @@
+import vm from 'node:vm';
 import { describe, expect, it } from 'vitest';
 import { nextAttempt } from '../../lib/engine/future-call.retry-policy.js';
 import {
@@ -51,17 +52,70 @@ describe('a backoff that is a function', () => {
     expect(given).toEqual([[3, 'just text']]);
   });
 
-  it.each([-1, '-1s'])('that answers %j means at once', (answer) => {
-    expect(nextAttempt({ attempts: 5, backoff: () => answer }, 1, error)).toEqual({ delay: 0 });
-  });
+  const answering = (answer: unknown) => () =>
+    nextAttempt({ attempts: 5, backoff: () => answer as number }, 1, error);
 
   it.each([NaN, Infinity, 'soon', undefined, null, '2y', { months: 1 }])('may not answer %j', (answer) => {
-    expect(() => nextAttempt({ attempts: 5, backoff: () => answer as number }, 1, error)).toThrow(RangeError);
+    expect(answering(answer)).toThrow(RangeError);
+    expect(answering(answer)).toThrow(/^the answer /);
+  });
+
+  it.each([-1, '-1s', { minutes: -1 }])('that answers %j is wrong: not at once', (answer) => {
+    expect(answering(answer)).toThrow(/^the answer .*-1.* is negative/);
+    expect(answering(0)()).toEqual({ delay: 0 });
+  });
+
+  it('that is async is told to answer at once, and its rejection ends no process', async () => {
+    const rejection = Promise.reject(new Error('of the backoff'));
+    const unhandled: unknown[] = [];
+    const listen = (reason: unknown) => unhandled.push(reason);
+    process.on('unhandledRejection', listen);
+    expect(answering(rejection)).toThrow(
+      /the answer is a promise, and a backoff function must answer at once/,
+    );
+    expect(answering(Promise.resolve(5))).toThrow(/must answer at once/);
+    // Node tells of a rejection that nobody handles when the microtasks are done, which is before the next turn.
+    await new Promise((resolve) => void setImmediate(resolve));
+    process.off('unhandledRejection', listen);
+    expect(unhandled).toEqual([]);
   });
 });
 
-it.each([undefined, null, 5, {}])('RetryError takes a delay or a time, not %j', (when) => {
-  expect(() => new RetryError(when as never)).toThrow(FutureCallTimeError);
+describe('RetryError', () => {
+  it.each([undefined, null, 5, {}, { delay: undefined }, { after: '5m' }])(
+    'takes a delay or a time, not %j',
+    (when) => {
+      expect(() => new RetryError(when as never)).toThrow(FutureCallTimeError);
+      expect(() => new RetryError(when as never)).toThrow(/takes either a delay, .*, or a time, /);
+    },
+  );
+
+  it('does not choose between both', () => {
+    const both = { delay: '1h', at: new Date(0) } as never;
+    expect(() => new RetryError(both)).toThrow(FutureCallTimeError);
+    expect(() => new RetryError(both)).toThrow(/takes either .*"1h".*1970/);
+  });
+
+  it.each<[unknown, string]>([
+    [-1, "RetryError's delay cannot be negative, but it is -1."],
+    ['-5m', 'cannot be negative, but it is "-5m"'],
+    ['', 'RetryError\'s delay: "" is not a length of time'],
+    [null, "RetryError's delay: null is not a length of time"],
+    [
+      { months: 1 },
+      "Months and years, which have no fixed length, are units of a call's delay alone. For a date, use at.",
+    ],
+    ['2 months', "use '60d'. For a date, use at."],
+  ])('refuses a delay of %j', (delay, message) => {
+    const make = () => new RetryError({ delay: delay as number });
+    expect(make).toThrow(FutureCallTimeError);
+    expect(make).toThrow(message);
+  });
+
+  it('takes a Date of another realm', () => {
+    const at = vm.runInNewContext('new Date(0)') as Date;
+    expect(new RetryError({ at }).at).toBe(at);
+  });
 });
 
 describe('there is no further attempt', () => {
