@@ -1,5 +1,6 @@
 import { Logger } from '@nestjs/common';
 import { sleep } from '../common/timers.js';
+import { ToldReasons } from '../common/told-reasons.js';
 import { keptForATime, type ResolvedOptions } from '../module/future-call.options.js';
 import { FutureCallEngineStore } from '../store/future-call.engine-store.js';
 import { FutureCallSession } from '../store/future-call.session.js';
@@ -14,6 +15,7 @@ const BREATH = 50;
 export class FutureCallPruner {
   private readonly logger = new Logger('FutureCall');
   private readonly stopped = new AbortController();
+  private readonly failures = new ToldReasons();
   private pruning: Promise<void> | undefined;
 
   constructor(
@@ -42,9 +44,13 @@ export class FutureCallPruner {
       // Instances that booted together need not come together.
       await sleep(shortest * (0.5 + Math.random() / 2), signal);
       try {
+        if (!this.session.isOpen) continue;
         await this.prune(signal);
+        if (this.failures.forget()) this.logger.log('Deleting old outcomes works again.');
       } catch (error) {
-        this.logger.debug(`Pruning failed, and is tried again later: ${String(error)}`);
+        // Without a session there will be another one, and what ended this one has been told.
+        if (!this.session.isOpen || !this.failures.isNew(String(error))) continue;
+        this.logger.warn(`Deleting old outcomes fails, and is tried again later: ${String(error)}`);
       }
     }
   }

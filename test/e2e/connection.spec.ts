@@ -20,7 +20,7 @@ async function connect(options: object): Promise<FutureCallConnection> {
   const dataSource = await new DataSource({ type: 'postgres', url: database.url, ...options }).initialize();
   onTestFinished(() => dataSource.destroy());
   const connection = await FutureCallConnection.open(dataSource, { applicationName: 'connection' });
-  onTestFinished(() => connection.destroy());
+  onTestFinished(() => connection.destroy('the test has ended'));
   return connection;
 }
 
@@ -69,7 +69,7 @@ describe.each([
     const connection = await connect(options);
     const given = [1, 2, 3].map(() => connection.query({ text: 'select pg_sleep(60)' }));
     const ends = Promise.allSettled(given);
-    connection.destroy();
+    connection.destroy('the test ends it');
     expect((await ends).map(({ status }) => status)).toEqual(['rejected', 'rejected', 'rejected']);
   });
 
