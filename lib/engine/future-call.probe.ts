@@ -12,6 +12,8 @@ const OVERDUE = 1 / 8;
 const OVERDUE_SPREAD = 1 / 16;
 /** The least time from one second connection to the next, in milliseconds, and the longest that one may take. */
 const BETWEEN = 5_000;
+/** What a second connection is given for its answer when little time is left, in milliseconds. */
+const ANSWER = 1_000;
 /** The least time an answer may take before the session is given up, in milliseconds. */
 const SHORTEST_DEADLINE = 5_000;
 
@@ -50,7 +52,8 @@ export class FutureCallProbe {
     const deadline = Math.max(2 * this.options.rescueAfter, SHORTEST_DEADLINE);
     const sentAt = monotonic();
     const overdueAt = sentAt + this.options.rescueAfter * (OVERDUE + Math.random() * OVERDUE_SPREAD);
-    let giveUpAt = sentAt + deadline;
+    // Not before a second connection can have told.
+    let giveUpAt = Math.max(sentAt + deadline, this.nextAt + ANSWER);
     for (;;) {
       const lookAt = this.stopped.signal.aborted ? Infinity : Math.max(overdueAt, this.nextAt);
       await sleep(Math.min(lookAt, giveUpAt) - monotonic(), answered);
@@ -71,7 +74,7 @@ export class FutureCallProbe {
         );
         return;
       }
-      if (state === 'busy') giveUpAt = monotonic() + deadline;
+      if (state === 'busy') giveUpAt = this.nextAt + deadline;
     }
   }
 
