@@ -83,7 +83,9 @@ describe('several instances', () => {
         errors: [{ attempt: 1, name: 'Interrupted', message: 'The instance that ran this call died.' }],
       });
     }
-    await survivor.waitForOutput(new RegExp(`pid ${victim.pid}\\) was taken for dead: .* Interrupted 3 calls: "hold"`));
+    await survivor.waitForOutput(
+      new RegExp(`pid ${victim.pid}\\) was taken for dead: .* Interrupted 3 calls: "hold"`),
+    );
     survivor.send({ type: 'schedule', handler: 'mark' });
     await everythingStarted(4);
     await until(async () => (await remaining()).running === '0', 'the new call has ended');

@@ -96,7 +96,7 @@ describe('A right that is taken away while an app runs', () => {
     onTestFinished(() => proxy.close());
     const app = await boot(database, { url: role.url, sessionUrl: proxy.url(role.url) });
     await database.query(`revoke select on future_call_instance from "${role.name}"`);
-    await leaveBehind(database, 1_000, 1);
+    await leaveBehind(database, 1_000, 1_000_000);
     // Refused ones among them.
     await untilAnswered(proxy, LOOK, 3);
     await runs(app);
