@@ -134,7 +134,6 @@ export class FutureCallConnection {
 
   /** Runs a statement after those that were given before. */
   query(statement: Statement, values?: unknown[]): Promise<Answer> {
-    // A refusal that is the name's fault alone is no answer yet: the statement has done nothing.
     const send = () => this.send(statement, values, true);
     // The server takes them in the order in which they are sent. Only a transaction keeps others waiting.
     return this.isPipelined ? this.last.then(send) : this.inTurn(send);
@@ -169,7 +168,8 @@ export class FutureCallConnection {
   }
 
   /** @param mayRepeat whether it may be sent once more; in a transaction that has failed nothing may */
-  private async send({ name, text }: Statement, values: unknown[] = [], mayRepeat = false): Promise<Answer> {
+  private async send(statement: Statement, values: unknown[] = [], mayRepeat = false): Promise<Answer> {
+    const { name, text } = statement;
     const sentAt = monotonic();
     const used = statementNames.present(name);
     try {
@@ -181,8 +181,12 @@ export class FutureCallConnection {
       });
       return { rows, count: rowCount ?? 0, sentAt };
     } catch (error) {
-      if (this.isFaultOfName(error, name, used, sentAt) && mayRepeat)
-        return this.send({ ...(name !== undefined && { name }), text }, values);
+      // The fault of the name alone: it has done nothing.
+      if (this.isFaultOfName(error, name, used, sentAt) && mayRepeat) {
+        // A transaction may have begun meanwhile, unless this has its turn.
+        if (this.isPipelined) await this.last;
+        return await this.send(statement, values);
+      }
       // An answer of the server stays what it is: whoever gets it knows that the statement has done nothing.
       throw error instanceof pg.DatabaseError ? error : this.trueReason(error as Error);
     }

@@ -187,8 +187,9 @@ export class FutureCallSession {
   requireBackend(pid: number): void {
     if (pid === this.backend) return;
     const reason = `another backend answered (${pid} instead of ${this.backend}): a pooler stands between this process and PostgreSQL. Set sessionUrl`;
-    this.abandon(reason);
-    throw new FutureCallSessionError(reason);
+    const error = new FutureCallSessionError(reason);
+    this.abandon(reason, error);
+    throw error;
   }
 
   private requireConnection(): FutureCallConnection {
