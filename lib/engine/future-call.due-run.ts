@@ -145,7 +145,9 @@ export class FutureCallDueRun {
   /** What fails here is tried again by the next run, or by an instance. */
   private async prune(): Promise<void> {
     await unlessAborted(this.store.prune(), this.over.signal).catch((error: unknown) => {
-      this.logger.debug(`Pruning failed, and is tried again later: ${errorText(error)}`);
+      this.logger.warn(
+        `Deleting old outcomes fails, and is tried again by the next run: ${errorText(error)}`,
+      );
     });
   }
 }

@@ -105,21 +105,24 @@ export class FutureCallEngine implements SessionListener {
     this.around.events.emit({ type: 'disconnected', instanceId: id, error });
   }
 
-  async restored(sameInstance: boolean): Promise<void> {
+  async restored(whyAnother: string | undefined): Promise<void> {
     const { session, releaser, executor, completer, poller } = this.parts;
     const { id } = session.instance;
-    if (sameInstance) {
+    if (whyAnother === undefined) {
       // A claim whose answer was lost may have been committed: its calls are ours, and nobody here knows them.
       await releaser.releaseUnknown(executor.knownCalls());
       this.logger.log(`Instance ${id} has its session back.`);
     } else {
-      // Taken for dead: what had not started was given away, and what runs may run elsewhere too.
+      // Whether it was taken for dead or somebody has removed its row: what had not started may have been given away, and
+      // what runs may run elsewhere too.
       executor.forgetQueued();
       releaser.forget();
       executor.abort(
-        new Error('This instance was taken for dead; the call may have been given to another one.'),
+        new Error(
+          `This process goes on as another instance (${whyAnother}); the call may have been given to somebody else.`,
+        ),
       );
-      this.logger.warn(`This process was taken for dead and goes on as instance ${id}.`);
+      this.logger.warn(`This process goes on as instance ${id}: ${whyAnother}.`);
     }
     this.around.events.emit({ type: 'connected', instanceId: id });
     executor.resume();

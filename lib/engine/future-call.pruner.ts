@@ -1,6 +1,7 @@
 import { Logger } from '@nestjs/common';
 import { errorText } from '../common/describe-error.js';
 import { sleep } from '../common/timers.js';
+import { ToldReasons } from '../common/told-reasons.js';
 import { keptForATime, type ResolvedOptions } from '../module/future-call.options.js';
 import { FutureCallEndingStore } from '../store/future-call.ending-store.js';
 import { FutureCallSession } from '../store/future-call.session.js';
@@ -15,6 +16,7 @@ const BREATH = 50;
 export class FutureCallPruner {
   private readonly logger = new Logger('FutureCall');
   private readonly stopped = new AbortController();
+  private readonly failures = new ToldReasons();
   private pruning: Promise<void> | undefined;
 
   constructor(
@@ -43,9 +45,13 @@ export class FutureCallPruner {
       // Instances that booted together need not come together.
       await sleep(shortest * (0.5 + Math.random() / 2), signal);
       try {
+        if (!this.session.isOpen) continue;
         await this.prune(signal);
+        if (this.failures.forget()) this.logger.log('Deleting old outcomes works again.');
       } catch (error) {
-        this.logger.debug(`Pruning failed, and is tried again later: ${errorText(error)}`);
+        // Without a session there will be another one, and what ended this one has been told.
+        if (!this.session.isOpen || !this.failures.isNew(errorText(error))) continue;
+        this.logger.warn(`Deleting old outcomes fails, and is tried again later: ${errorText(error)}`);
       }
     }
   }

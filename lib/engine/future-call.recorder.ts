@@ -1,6 +1,7 @@
 import { Logger } from '@nestjs/common';
 import { errorText } from '../common/describe-error.js';
 import { counted } from '../common/text.js';
+import { ToldReasons } from '../common/told-reasons.js';
 import type { AttemptEnd, Recording } from '../store/future-call.ending-store.js';
 import { FutureCallSession } from '../store/future-call.session.js';
 import { EndsAside } from './future-call.ends-aside.js';
@@ -15,8 +16,6 @@ const LOCKED_FOR = 1_000;
  * first ones of 5,000 by halves.
  */
 const ALL_REFUSED = 30;
-/** How many reasons are told: one may have an id in it. */
-const MAX_REASONS = 5;
 
 /**
  * Records ends of one kind, and sees to those that cannot be recorded now: refused, a trigger of the user's on their rows
@@ -32,7 +31,7 @@ export class FutureCallRecorder {
   /** One after the other, without one that was recorded. */
   private refusals = 0;
   private tries = 0;
-  private readonly told = new Set<string>();
+  private readonly reasons = new ToldReasons();
 
   /**
    * @param send records ends; throws when none was recorded, or nobody knows
@@ -120,6 +119,7 @@ export class FutureCallRecorder {
     if (error === undefined) {
       this.tries = 0;
       this.again([...others, ...waiting]);
+      if (others.length + waiting.length === 0) this.reasons.forget();
       return;
     }
     this.tell([first, ...others], error);
@@ -135,8 +135,7 @@ export class FutureCallRecorder {
   /** Once for each reason. */
   private tell(ends: readonly AttemptEnd[], error: unknown): void {
     const reason = errorText(error);
-    if (this.told.has(reason) || this.told.size === MAX_REASONS) return;
-    this.told.add(reason);
+    if (!this.reasons.isNew(reason)) return;
     this.logger.warn(`Recording how ${named(ends)} ended fails, and is tried until it works: ${reason}`);
   }
 }

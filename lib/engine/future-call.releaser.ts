@@ -1,6 +1,7 @@
 import { Logger } from '@nestjs/common';
 import { errorText } from '../common/describe-error.js';
 import { counted } from '../common/text.js';
+import { ToldReasons } from '../common/told-reasons.js';
 import { clearTimeout, setImmediate, setTimeout } from '../common/timers.js';
 import { FutureCallEvents } from '../contract/future-call.events.js';
 import type { ClaimToken } from '../store/future-call.claim-store.js';
@@ -26,7 +27,7 @@ export class FutureCallReleaser {
   private left: readonly ClaimToken[] = [];
   private retrying: NodeJS.Timeout | undefined;
   private tries = 0;
-  private told: string | undefined;
+  private readonly reasons = new ToldReasons();
   private isStopped = false;
 
   constructor(
@@ -54,12 +55,11 @@ export class FutureCallReleaser {
       // Coming back releases them.
       if (!this.session.isOpen) return;
       const reason = errorText(error);
-      if (reason !== this.told) {
+      if (this.reasons.isNew(reason)) {
         this.logger.warn(
           `Giving back ${counted(calls.length, 'call')} that had not started failed, and is tried until it works: ${reason}`,
         );
       }
-      this.told = reason;
       this.later(calls);
     }
   }
@@ -95,7 +95,7 @@ export class FutureCallReleaser {
   }
 
   private releaseWorked({ released, locked }: GivingBack): void {
-    this.told = undefined;
+    this.reasons.forget();
     if (this.events.observed) {
       for (const { id, name, identifier } of released)
         this.events.emit({ type: 'released', id, name, identifier });

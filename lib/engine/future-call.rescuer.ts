@@ -1,7 +1,8 @@
 import { Logger } from '@nestjs/common';
 import { errorText } from '../common/describe-error.js';
 import { counted } from '../common/text.js';
-import { clearTimeout, monotonic, setTimeout, sleep } from '../common/timers.js';
+import { monotonic, sleep } from '../common/timers.js';
+import { ToldReasons } from '../common/told-reasons.js';
 import { Pulse, unlessAborted } from '../common/waiting.js';
 import { FutureCallEvents } from '../contract/future-call.events.js';
 import type { ResolvedOptions } from '../module/future-call.options.js';
@@ -12,16 +13,17 @@ import {
   type SeenInstance,
 } from '../store/future-call.instance-store.js';
 import { FutureCallSession } from '../store/future-call.session.js';
+import { FutureCallProbe } from './future-call.probe.js';
 import { DEFAULT_BACKOFF } from './future-call.retry-policy.js';
 
 /** How many looks must have missed a lock, whatever the time between them. */
 const LOOKS = 3;
 /** Every how many looks to look for running calls whose instance has no row at all. */
 const LOOK_AT_EVERYONE = 12;
-/** The least time an answer may take before the session is given up, in milliseconds. */
-const SHORTEST_DEADLINE = 5_000;
 /** Why something of a dead instance is left. */
 const LOCKED = 'somebody has locked it';
+/** The most looks that are left out after one that was refused: twice as many each time. */
+const MOST_LEFT_OUT = 15;
 /** How many calls of a dead instance are named in the log. */
 const NAMED_CALLS = 20;
 
@@ -54,13 +56,20 @@ export class FutureCallRescuer {
   private rest = new AbortController();
   /** Whether this session has answered a look. */
   private hasLooked = false;
+  private readonly probe: FutureCallProbe;
+  private readonly refusals = new ToldReasons();
+  /** How many looks in a row were refused, and how many are left out before the next one. */
+  private refused = 0;
+  private leftOut = 0;
 
   constructor(
     private readonly options: ResolvedOptions,
     private readonly store: FutureCallInstanceStore,
     private readonly session: FutureCallSession,
     private readonly events: FutureCallEvents,
-  ) {}
+  ) {
+    this.probe = new FutureCallProbe(options, session);
+  }
 
   /** `answered` is told whenever the session has proved that it works. */
   start(answered: () => void): void {
@@ -71,6 +80,7 @@ export class FutureCallRescuer {
   async stop(): Promise<void> {
     this.stopped.abort();
     this.rest.abort();
+    this.probe.stop();
     await this.looking;
   }
 
@@ -105,9 +115,10 @@ export class FutureCallRescuer {
     const period = this.options.rescueAfter / 2 + 1;
     while (!signal.aborted) {
       try {
-        if (this.session.isOpen) await this.look();
+        if (this.session.isOpen) await this.lookUnlessRefused();
       } catch (error) {
-        this.logger.debug(`A look failed: ${errorText(error)}`);
+        // Without a session there will be another one, and what ended this one has been told.
+        if (this.session.isOpen) this.lookFailed(error);
       }
       this.lookEnds.beat();
       // Not an any() of both signals: one that lives long keeps something of each that was made of it.
@@ -116,30 +127,68 @@ export class FutureCallRescuer {
     }
   }
 
-  /** Looks, and rescues who is dead. All of it has a deadline: the look is the probe of the session. */
+  /** A look that is refused would be refused again; but it is the probe of the session too. */
+  private async lookUnlessRefused(): Promise<void> {
+    if (this.leftOut > 0) {
+      this.leftOut--;
+      await this.probeLock();
+      return;
+    }
+    try {
+      await this.look();
+    } catch (error) {
+      if (this.session.isOpen) await this.probeLock();
+      throw error;
+    }
+    this.refused = 0;
+    if (this.refusals.forget()) this.logger.log('Looking for dead instances works again.');
+  }
+
+  private lookFailed(error: unknown): void {
+    this.leftOut = Math.min(2 ** this.refused++, MOST_LEFT_OUT);
+    const reason = errorText(error);
+    if (!this.refusals.isNew(reason)) return;
+    this.logger.warn(
+      `Looking for dead instances fails, and is tried again; until it works, nobody here gives their calls an outcome: ${reason}. ` +
+        `Give the role the rights that it had at boot, or take away what is in the way.`,
+    );
+  }
+
+  /** Looks, and rescues who is dead. All of it is watched: the look is the probe of the session. */
   private async look(): Promise<void> {
     const sentAt = monotonic();
-    const seen = await this.withinDeadline(() => this.store.look(this.looksAtEveryone()));
-    const own = seen.find(({ id }) => id === this.session.instance.id);
-    if (own?.holdsLock !== true) {
-      this.session.abandon(own === undefined ? 'our row is gone' : 'our lock is gone');
+    const seen = await this.probe.watch('the look', () => this.store.look(this.looksAtEveryone()));
+    const own = seen.find(({ id, host }) => id === this.session.instance.id && host !== null);
+    if (own === undefined) {
+      if (!(await this.registerAgain())) return;
+    } else if (!own.holdsLock) {
+      this.session.abandon('our lock is gone');
       return;
     }
     this.answered();
-    for (const instance of this.dead(seen, sentAt)) await this.withinDeadline(() => this.rescue(instance));
+    for (const instance of this.dead(seen, sentAt)) {
+      await this.probe.watch('a rescue', () => this.rescue(instance));
+    }
     this.hasLooked = true;
   }
 
-  private async withinDeadline<T>(work: () => Promise<T>): Promise<T> {
-    const deadline = setTimeout(
-      () => this.session.abandon('no answer'),
-      Math.max(2 * this.options.rescueAfter, SHORTEST_DEADLINE),
+  /** Nobody can rescue who holds the lock: so it was no rescuer who has removed our row, and none of our calls is gone. */
+  private async registerAgain(): Promise<boolean> {
+    if (!(await this.probeLock('our row is gone, and our lock'))) return false;
+    const { id } = this.session.instance;
+    await this.probe.watch('our row', () => this.session.registerAgain());
+    this.logger.warn(
+      `The row of instance ${id} was removed from future_call_instance, by hand or by a truncate, while the instance runs. It is there again.`,
     );
-    try {
-      return await work();
-    } finally {
-      clearTimeout(deadline);
-    }
+    return true;
+  }
+
+  /** Asks for no more than our own lock, which takes no rights. */
+  private async probeLock(otherwise = 'our lock is gone'): Promise<boolean> {
+    const holds = await this.probe.watch('the look', () => this.session.holdsLock());
+    if (holds) this.answered();
+    else this.session.abandon(otherwise);
+    return holds;
   }
 
   /** Rarely; but who was seen once that way has to be seen in every look until it is judged. */
@@ -182,7 +231,9 @@ export class FutureCallRescuer {
     // The next look tries again.
     else if (missing !== undefined) missing.failure = LOCKED;
     if (!isNews) return;
-    this.logger.warn(`Instance ${id}${where} is dead. ${this.interrupted(id, calls)}`);
+    this.logger.warn(
+      `Instance ${id}${where} was taken for dead: nobody has held its lock for ${this.options.rescueAfter} ms. ${this.interrupted(id, calls)}`,
+    );
     this.events.emit({ type: 'rescued', instanceId: id, host, pid, calls: calls.length });
   }
 

@@ -78,7 +78,8 @@ export interface FutureCallModuleOptions {
   unknownNames?: 'refuse' | 'accept';
   /**
    * A connection string for the instance's own connection, when the data source goes through a pooler such as
-   * PgBouncer in transaction mode. It must lead to the same database, directly.
+   * PgBouncer in transaction mode. It must lead to the same database, directly. User, password, database and TLS are
+   * the data source's where it states none.
    *
    * @default the data source's own options
    */

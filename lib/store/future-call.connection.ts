@@ -2,6 +2,8 @@ import pg from 'pg';
 import type { DataSource } from 'typeorm';
 import { clearTimeout, monotonic, setTimeout } from '../common/timers.js';
 import { FutureCallSessionError } from '../contract/future-call.errors.js';
+import { connectionOptions } from './future-call.connection-options.js';
+import { statementNames } from './future-call.statement-names.js';
 
 /** A statement: `name` makes it a named prepared one. */
 export interface Statement {
@@ -38,6 +40,9 @@ const PIPELINE = { pipeline: true };
 /** SQLSTATEs that end the connection: a shutdown, a termination, a session that was idle for too long. */
 const LAST_WORDS = /^(?:57P0[1-5]|25P0[34]|08...)$/;
 
+/** SQLSTATE of a prepared statement that is not there. */
+const NOT_PREPARED = '26000';
+
 /** How long the server may take to let us in, in milliseconds. */
 const CONNECT_WITHIN = 10_000;
 
@@ -53,17 +58,21 @@ function noAnswer(cause: unknown): FutureCallSessionError {
  * or a hard end; what it is used for is decided above.
  */
 export class FutureCallConnection {
-  /** Resolves when the connection is gone, with the error that ended it. */
+  /** Resolves when the connection is gone, with what ended it: our own reason, if it was us. */
   readonly gone: Promise<Error | undefined>;
   private isGone!: (error: Error | undefined) => void;
+  /** Why we ended it ourselves. */
+  private reason: string | undefined;
+  /** When statements failed that are named, and may not have been prepared for it. */
+  private readonly failedAt = new Map<string, number>();
   /** What the next statement waits for. pg has a queue of its own, and will lose it. */
   private last: Promise<void> = Promise.resolve();
 
   private constructor(private readonly client: pg.Client) {
     this.gone = new Promise((resolve) => (this.isGone = resolve));
     // pg emits 'error' twice for a connection that breaks, and is of no use after the first.
-    client.on('error', this.isGone);
-    client.on('end', () => this.isGone(undefined));
+    client.on('error', (error) => this.isGone(this.trueReason(error)));
+    client.on('end', () => this.isGone(this.trueReason(undefined)));
   }
 
   /** Connects with the data source's own options, or to `url`, unless the signal is aborted before. */
@@ -77,7 +86,7 @@ export class FutureCallConnection {
   ): Promise<FutureCallConnection> {
     const client = new pg.Client({
       ...PIPELINE,
-      ...(url === undefined ? poolOptions(dataSource) : { connectionString: url }),
+      ...connectionOptions(dataSource, url),
       application_name: applicationName,
       types: RAW_TYPES,
       keepAlive: true,
@@ -91,7 +100,7 @@ export class FutureCallConnection {
     ignoreQueryTimeout(client);
     const connection = new FutureCallConnection(client);
     let isLate = false;
-    const giveUp = () => connection.destroy();
+    const giveUp = () => connection.destroy('it is not needed any more');
     const deadline = setTimeout(() => {
       isLate = true;
       giveUp();
@@ -101,7 +110,7 @@ export class FutureCallConnection {
       await client.connect();
       return connection;
     } catch (error) {
-      connection.destroy();
+      giveUp();
       throw isLate ? noAnswer(error) : error;
     } finally {
       clearTimeout(deadline);
@@ -125,7 +134,7 @@ export class FutureCallConnection {
 
   /** Runs a statement after those that were given before. */
   query(statement: Statement, values?: unknown[]): Promise<Answer> {
-    const send = () => this.send(statement, values);
+    const send = () => this.send(statement, values, true);
     // The server takes them in the order in which they are sent. Only a transaction keeps others waiting.
     return this.isPipelined ? this.last.then(send) : this.inTurn(send);
   }
@@ -140,7 +149,9 @@ export class FutureCallConnection {
         return result;
       } catch (error) {
         // A connection that cannot even roll back is of no use.
-        await this.send({ text: 'rollback' }).catch(() => this.destroy());
+        await this.send({ text: 'rollback' }).catch(() =>
+          this.destroy('a transaction cannot be rolled back'),
+        );
         throw error;
       }
     });
@@ -156,21 +167,52 @@ export class FutureCallConnection {
     return done;
   }
 
-  private async send({ name, text }: Statement, values: unknown[] = []): Promise<Answer> {
+  /** @param mayRepeat whether it may be sent once more; in a transaction that has failed nothing may */
+  private async send(statement: Statement, values: unknown[] = [], mayRepeat = false): Promise<Answer> {
+    const { name, text } = statement;
     const sentAt = monotonic();
+    const used = statementNames.present(name);
     try {
       const { rows, rowCount } = await this.client.query<Row>({
-        ...(name === undefined ? {} : { name }),
+        ...(used === undefined ? {} : { name: used }),
         text,
         values,
         rowMode: 'array',
       });
       return { rows, count: rowCount ?? 0, sentAt };
     } catch (error) {
-      // Whoever hears of it is to know already that it was no answer to the statement.
-      if (error instanceof pg.DatabaseError && LAST_WORDS.test(error.code ?? '')) this.isGone(error);
-      throw error;
+      // The fault of the name alone: it has done nothing.
+      if (this.isFaultOfName(error, name, used, sentAt) && mayRepeat) {
+        // A transaction may have begun meanwhile, unless this has its turn.
+        if (this.isPipelined) await this.last;
+        return await this.send(statement, values);
+      }
+      // An answer of the server stays what it is: whoever gets it knows that the statement has done nothing.
+      throw error instanceof pg.DatabaseError ? error : this.trueReason(error as Error);
     }
+  }
+
+  /** Looks at what a statement was answered. Whoever hears of it is to know already if that was the end. */
+  private isFaultOfName(
+    error: unknown,
+    name: string | undefined,
+    used: string | undefined,
+    sentAt: number,
+  ): boolean {
+    if (!(error instanceof pg.DatabaseError)) return false;
+    if (LAST_WORDS.test(error.code ?? '')) this.isGone(error);
+    if (used === undefined) return false;
+    if (error.code === NOT_PREPARED) {
+      // Sent before the one was answered that should have prepared it, and failed.
+      if (sentAt <= (this.failedAt.get(used) ?? -Infinity)) return true;
+      this.destroy(
+        `its prepared statements are gone: somebody has run DISCARD ALL or DEALLOCATE on it, which may end its lock and LISTEN too`,
+        error,
+      );
+      return false;
+    }
+    this.failedAt.set(used, monotonic());
+    return statementNames.isOutdated(error, name, used);
   }
 
   /** Ends it politely: what was sent is answered first. */
@@ -178,9 +220,20 @@ export class FutureCallConnection {
     await this.client.end();
   }
 
-  /** Ends it at once. A statement that is on its way may have taken effect. */
-  destroy(): void {
+  /**
+   * Ends it at once. A statement that is on its way may have taken effect.
+   *
+   * @param reason why, for whoever hears that it is gone: what pg says of it is that it was terminated unexpectedly
+   * @param cause what has shown it, if anything has: it counts as gone from now on
+   */
+  destroy(reason: string, cause?: Error): void {
+    this.reason ??= reason;
+    if (cause !== undefined) this.isGone(this.trueReason(cause));
     (this.client as unknown as { connection: { stream: { destroy(): void } } }).connection.stream.destroy();
+  }
+
+  private trueReason<E extends Error | undefined>(error: E): E | FutureCallSessionError {
+    return this.reason === undefined ? error : new FutureCallSessionError(this.reason, { cause: error });
   }
 }
 
@@ -192,10 +245,4 @@ function ignoreQueryTimeout(client: pg.Client): void {
   (
     client as unknown as { connectionParameters: { query_timeout: unknown } }
   ).connectionParameters.query_timeout = false;
-}
-
-function poolOptions(dataSource: DataSource): pg.ClientConfig {
-  const { options } = (dataSource.driver as unknown as { master: { options: pg.PoolConfig } }).master;
-  // pg-pool hides these two from enumeration, so that a logged pool does not show them.
-  return { ...options, password: options.password, ssl: options.ssl };
 }

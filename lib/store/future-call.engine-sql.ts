@@ -28,9 +28,27 @@ export function engineStatements(tables: FutureCallTables, time: SqlTime) {
     lock: { text: `select pg_try_advisory_lock($1::int, $2::int)` },
     unlock: { text: `select pg_advisory_unlock($1::int, $2::int)` },
     listen: (oid: number): Statement => ({ text: `listen "future_call_${oid}"` }),
+    /** No row: the id was used before, as after `truncate … restart identity`, and something of that is left. */
     register: {
       text: `insert into ${instance.path} (id, host, pid, poll_interval, handlers, started_at)
-        values ($1, $2, $3, $4, $5::text::jsonb, ${time.now}) returning started_at::text`,
+        select $1::int, $2, $3::int, $4::int, $5::text::jsonb, ${time.now}
+        where not exists (select from ${running.path} r where r.instance_id = $1::int)
+        on conflict (id) do nothing returning started_at::text`,
+    },
+    /** The same row once more; $6 when it registered. */
+    registerAgain: {
+      text: `insert into ${instance.path} (id, host, pid, poll_interval, handlers, started_at)
+        values ($1, $2, $3, $4, $5::text::jsonb, $6::timestamptz) on conflict (id) do nothing`,
+    },
+    /** Whether this very session holds the lock of instance $2. $1 the table's oid. */
+    holdsLock: {
+      text: `
+        select exists (
+          select from pg_locks
+          where locktype = 'advisory' and classid = $1::bigint::oid and objid = $2::bigint::oid and objsubid = 2
+            and granted and pid = pg_backend_pid()
+            and database = (select oid from pg_database where datname = current_database())
+        )`,
     },
     /** Ends whoever holds the lock of instance $2 and has signed with its name, $3: not a rescuer. $1 the table's oid. */
     terminateOwnBackends: {

@@ -2,11 +2,14 @@ import { randomBytes } from 'node:crypto';
 import { hostname } from 'node:os';
 import { monotonic, sleep } from '../common/timers.js';
 import { FutureCallSessionError } from '../contract/future-call.errors.js';
-import type { FutureCallConnection } from './future-call.connection.js';
+import type { FutureCallConnection, Query } from './future-call.connection.js';
 import type { EngineStatements } from './future-call.engine-sql.js';
 
 /** How long the instance's own lock may be refused, in milliseconds, before it becomes another one. */
 const REFUSED_FOR = 5_000;
+
+/** How many ids are tried that are taken, as after `truncate … restart identity` beside instances that run. */
+const MOST_IDS = 100;
 
 /**
  * Who runs here: an id that is never used again, a row that says where the process is and what it has handlers for,
@@ -47,38 +50,41 @@ export class FutureCallInstance {
     return this.#tableOid | 0;
   }
 
-  /** Takes a new id and its lock, and registers. Throws `FutureCallSessionError` when somebody else has the lock. */
+  /** Takes a new id and its lock, and registers. Throws `FutureCallSessionError` when all ids that it tries are taken. */
   async begin(connection: FutureCallConnection): Promise<void> {
-    const {
-      rows: [row],
-    } = await connection.query(this.statements.newInstanceId);
-    this.#id = Number(row![0]);
-    this.#tableOid = Number(row![1]);
-    await this.sign(connection);
-    // Lock before registering: an instance that dies in between must look dead, not idle.
-    if (!(await this.takeLock(connection))) {
-      throw new FutureCallSessionError(
-        `Somebody else holds the advisory lock (${this.lockClass}, ${this.id}), which belongs to the instance that starts here. ` +
-          `Use other keys for your own advisory locks: the first one is the oid of the table future_call_instance.`,
-      );
+    let first = 0;
+    for (let tries = 1; tries <= MOST_IDS; tries++) {
+      const {
+        rows: [row],
+      } = await connection.query(this.statements.newInstanceId);
+      this.#id = Number(row![0]);
+      this.#tableOid = Number(row![1]);
+      first ||= this.id;
+      await this.sign(connection);
+      // Lock before registering: an instance that dies in between must look dead, not idle.
+      if (!(await this.takeLock(connection))) continue;
+      if (await this.register(connection)) return;
+      await this.unlock(connection);
     }
-    const registered = await connection.query(this.statements.register, [
-      this.id,
-      this.host,
-      this.pid,
-      this.pollInterval,
-      JSON.stringify(this.handlers),
-    ]);
-    this.registeredAt = registered.rows[0]![0]!;
+    throw new FutureCallSessionError(
+      `No id is free for the instance that starts here: of ${first} to ${this.id} each has its advisory lock (${this.lockClass}, id) held, a row, or calls that run. ` +
+        `If the sequence of future_call_instance was reset, set it above every id in use. If advisory locks of your own use these keys, ` +
+        `use others: the first one is the oid of the table future_call_instance.`,
+    );
   }
 
-  /** Takes the lock again, on a new connection. False: it was rescued meanwhile, or is another's, and began anew. */
-  async resume(connection: FutureCallConnection, signal: AbortSignal): Promise<boolean> {
+  /**
+   * Takes the lock again, on a new connection. Answers with why that was not possible, if it was not: it has begun anew
+   * then.
+   */
+  async resume(connection: FutureCallConnection, signal: AbortSignal): Promise<string | undefined> {
     await this.sign(connection);
     const giveUpAt = monotonic() + REFUSED_FOR;
     while (!(await this.takeLock(connection))) {
       // Neither ours nor a rescuer's: somebody else lives under this id.
-      if (monotonic() > giveUpAt) return this.beginAnew(connection);
+      if (monotonic() > giveUpAt) {
+        return this.beginAnew(connection, `somebody else holds the lock of instance ${this.id}`);
+      }
       // An old backend of ours still lives and does not know that its client is gone, or a rescuer is at work on us.
       await connection.query(this.statements.terminateOwnBackends, [this.tableOid, this.id, this.signedName]);
       await sleep(20, signal);
@@ -87,10 +93,24 @@ export class FutureCallInstance {
     // that a rescuer has deleted.
     const { id, host, pid, registeredAt } = this;
     const answer = await connection.query(this.statements.isRegistered, [id, host, pid, registeredAt]);
-    if (answer.rows[0]![0] === 't') return true;
+    if (answer.rows[0]![0] === 't') return undefined;
     // What still runs under the old id must not look as if it had an instance.
     await this.unlock(connection);
-    return this.beginAnew(connection);
+    return this.beginAnew(
+      connection,
+      `the row of instance ${id} was removed while it had no session, as a rescue does`,
+    );
+  }
+
+  /** Whether this connection holds the lock, by which nobody can have taken the instance for dead. */
+  async holdsLock(query: Query): Promise<boolean> {
+    const { rows } = await query(this.statements.holdsLock, [this.tableOid, this.id]);
+    return rows[0]![0] === 't';
+  }
+
+  /** Writes its row again, which somebody has removed while the lock was held: it was no rescuer. */
+  async registerAgain(query: Query): Promise<void> {
+    await query(this.statements.registerAgain, [...this.row, this.registeredAt]);
   }
 
   /** Takes its row away if nothing runs under it, and then lets go of the lock. */
@@ -99,9 +119,23 @@ export class FutureCallInstance {
     await this.unlock(connection);
   }
 
-  private async beginAnew(connection: FutureCallConnection): Promise<false> {
+  private async beginAnew(connection: FutureCallConnection, why: string): Promise<string> {
     await this.begin(connection);
-    return false;
+    return why;
+  }
+
+  /** False when something is left under this id. */
+  private async register(connection: FutureCallConnection): Promise<boolean> {
+    const {
+      rows: [row],
+    } = await connection.query(this.statements.register, this.row);
+    if (row === undefined) return false;
+    this.registeredAt = row[0]!;
+    return true;
+  }
+
+  private get row(): unknown[] {
+    return [this.id, this.host, this.pid, this.pollInterval, JSON.stringify(this.handlers)];
   }
 
   private async takeLock(connection: FutureCallConnection): Promise<boolean> {

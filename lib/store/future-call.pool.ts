@@ -6,6 +6,7 @@ import {
   type ResolvedOptions,
 } from '../module/future-call.options.js';
 import type { Statement } from './future-call.connection.js';
+import { statementNames } from './future-call.statement-names.js';
 
 /** A statement for the app's own connections. */
 export interface PoolStatement extends Statement {
@@ -28,14 +29,27 @@ export class FutureCallPool {
   }
 
   /** Answers as TypeORM does. */
-  run(
-    { name, text, summary }: PoolStatement,
+  async run(
+    statement: PoolStatement,
     values: unknown[],
     manager: EntityManager = this.manager,
   ): Promise<unknown> {
-    // TypeORM hands the query on as it is: to pg, which takes its `name` and `text`, and to loggers and subscribers, to
-    // whom it must be a string. A short one: pg copies each of its characters as a property, 0.7 ms for the whole text.
-    const query = this.options.preparedStatements ? Object.assign(Object(summary), { name, text }) : text;
-    return manager.query(query as string, values);
+    const name = this.options.preparedStatements ? statementNames.present(statement.name) : undefined;
+    try {
+      return await manager.query(asQuery(statement, name), values);
+    } catch (error) {
+      if (!statementNames.isOutdated(error, statement.name, name)) throw error;
+      // A transaction has failed with it, and may be one that nobody has told TypeORM of: what is tried next succeeds.
+      if (manager.queryRunner !== undefined) throw error;
+      return manager.query(asQuery(statement, statementNames.present(statement.name)), values);
+    }
   }
+}
+
+/**
+ * TypeORM hands the query on as it is: to pg, which takes its `name` and `text`, and to loggers and subscribers, to whom
+ * it must be a string. A short one: pg copies each of its characters as a property, 0.7 ms for the whole text.
+ */
+function asQuery({ summary, text }: PoolStatement, name: string | undefined): string {
+  return name === undefined ? text : (Object.assign(Object(summary), { name, text }) as string);
 }

@@ -2,37 +2,33 @@ import { Logger } from '@nestjs/common';
 import type { DataSource } from 'typeorm';
 import { errorText } from '../common/describe-error.js';
 import { clearTimeout, monotonic, setTimeout, sleep } from '../common/timers.js';
+import { ToldReasons } from '../common/told-reasons.js';
 import { FutureCallSessionError } from '../contract/future-call.errors.js';
 import type { ResolvedOptions } from '../module/future-call.options.js';
 import { FutureCallClock, perTime } from './future-call.clock.js';
-import { FutureCallConnection, type Answer, type Query, type Statement } from './future-call.connection.js';
+import type { Answer, FutureCallConnection, Query, Statement } from './future-call.connection.js';
 import { FutureCallSchema } from './future-call.schema.js';
 import { engineStatements, type EngineStatements } from './future-call.engine-sql.js';
 import { FutureCallInstance } from './future-call.instance.js';
-import { configureSession } from './future-call.session-settings.js';
+import { lookAtSession, type SessionState } from './future-call.second-look.js';
+import { FutureCallSessionOpener } from './future-call.session-opener.js';
 
 /** What the session tells the engine. */
 export interface SessionListener {
   /** The connection is gone; handlers that run go on. */
   lost(error: Error): void;
   /**
-   * A connection is back. `sameInstance`: with the same liveness lock and the instance's row in place. Otherwise the
-   * old instance was taken for dead, its calls have been given away, and this process has registered anew. If the
+   * A connection is back, with the same liveness lock and the instance's row in place. Otherwise this process has
+   * registered anew, and `whyAnother` says what was found: the calls of the old instance may have been given away. If the
    * promise rejects, the session reconnects once more.
    */
-  restored(sameInstance: boolean): Promise<void>;
+  restored(whyAnother: string | undefined): Promise<void>;
   /** A notification's payload, as it came. */
   notified(payload: string): void;
 }
 
 /** Longest wait between two attempts to reconnect; also capped below `rescueAfter / 2`. */
 const MAX_BACKOFF = 2_000;
-
-/** How many reasons for not getting one are told. */
-const MAX_REASONS = 5;
-
-/** How long a new connection may take until it is in use, in milliseconds. Nobody looks at it before. */
-const READY_WITHIN = 10_000;
 
 /** How long the last statements may take, in milliseconds. */
 const GOODBYE = 3_000;
@@ -52,8 +48,9 @@ export class FutureCallSession {
   private listener!: SessionListener;
   private statementsOf!: () => EngineStatements;
   private self!: FutureCallInstance;
-  /** Whether the listener knows of this instance: it does not of one that an attempt to reconnect has just become. */
-  private isKnown = false;
+  private readonly opener: FutureCallSessionOpener;
+  /** Why this is another instance than the one the listener knows of, if it is. */
+  private whyAnother: string | undefined;
   private backend = 0;
   private answeredAt = -Infinity;
   private openedAt = 0;
@@ -61,11 +58,13 @@ export class FutureCallSession {
   private reconnecting: Promise<void> | undefined;
 
   constructor(
-    private readonly dataSource: DataSource,
+    dataSource: DataSource,
     private readonly options: ResolvedOptions,
     private readonly schema: FutureCallSchema,
     private readonly clock: FutureCallClock,
-  ) {}
+  ) {
+    this.opener = new FutureCallSessionOpener(dataSource, options, this.stopped.signal);
+  }
 
   get instance(): FutureCallInstance {
     return this.self;
@@ -105,7 +104,8 @@ export class FutureCallSession {
     const tables = await this.schema.ready();
     this.statementsOf = perTime(this.clock, (time) => engineStatements(tables, time));
     this.self = new FutureCallInstance(this.statementsOf, this.options.pollInterval, handlers);
-    this.use(await this.open((connection) => this.self.begin(connection), signal));
+    const begin = this.becoming((connection) => this.self.begin(connection));
+    this.use(await this.opener.openFirst(begin, signal));
   }
 
   /** Runs a statement of the engine. Rejects with `FutureCallSessionError` while there is no connection. */
@@ -120,13 +120,42 @@ export class FutureCallSession {
     return this.requireConnection().transaction(work);
   }
 
+  /** Whether the session holds the liveness lock, by its own word. Rejects with `FutureCallSessionError` as `query` does. */
+  async holdsLock(): Promise<boolean> {
+    return this.self.holdsLock((statement, values) => this.query(statement, values));
+  }
+
+  /** Writes the instance's row again. Only while the lock is held: nobody can have rescued it then. */
+  async registerAgain(): Promise<void> {
+    await this.self.registerAgain((statement, values) => this.query(statement, values));
+  }
+
+  /**
+   * What has become of this session, as another connection with the same options sees it. Throws what connecting throws;
+   * ended by the signal.
+   */
+  async lookFromOutside(signal: AbortSignal): Promise<SessionState> {
+    const question = { tableOid: this.self.tableOid, instanceId: this.self.id, backend: this.backend };
+    const connection = await this.opener.connect('future-call second look', signal);
+    const giveUp = () => connection.destroy('it took too long');
+    signal.addEventListener('abort', giveUp);
+    try {
+      return await lookAtSession(connection, question);
+    } finally {
+      signal.removeEventListener('abort', giveUp);
+      connection.destroy('it has answered');
+    }
+  }
+
   /**
    * Destroys the connection and takes the reconnect path. For when an answer is missing or wrong: what was sent may
    * have taken effect, and only the way over a new connection finds out.
+   *
+   * @param reason what is known, for the log and the event
+   * @param cause what has shown it, if anything has
    */
-  abandon(reason: string): void {
-    this.logger.debug(`Abandoning the session: ${reason}`);
-    this.connection?.destroy();
+  abandon(reason: string, cause?: Error): void {
+    this.connection?.destroy(reason, cause);
   }
 
   /** Ends the instance: deregisters if nothing runs under it, lets go of the lock and disconnects. Never throws. */
@@ -134,7 +163,10 @@ export class FutureCallSession {
     this.stopped.abort();
     let connection = this.connection;
     // Nobody looks any more, so nobody would notice a connection that swallows everything.
-    const deadline = setTimeout(() => (connection ?? this.connection)?.destroy(), GOODBYE);
+    const deadline = setTimeout(
+      () => (connection ?? this.connection)?.destroy(`no answer within ${GOODBYE} ms`),
+      GOODBYE,
+    );
     await this.reconnecting;
     connection = this.connection;
     this.connection = undefined;
@@ -143,7 +175,7 @@ export class FutureCallSession {
       await this.self.end(connection);
       await connection.close();
     } catch (error) {
-      connection?.destroy();
+      connection?.destroy('it could not say goodbye');
       this.logger.warn(
         `Instance ${this.self.id} could not say goodbye (${errorText(error)}); another instance will clean up after it.`,
       );
@@ -155,10 +187,10 @@ export class FutureCallSession {
   /** For the pid of the backend that answered a statement. Any other than ours does not hold our lock. */
   requireBackend(pid: number): void {
     if (pid === this.backend) return;
-    this.abandon('another backend answered');
-    throw new FutureCallSessionError(
-      `The session's backend changed from ${this.backend} to ${pid}: a pooler stands between this process and PostgreSQL. Set sessionUrl.`,
-    );
+    const reason = `another backend answered (${pid} instead of ${this.backend}): a pooler stands between this process and PostgreSQL. Set sessionUrl`;
+    const error = new FutureCallSessionError(reason);
+    this.abandon(reason, error);
+    throw error;
   }
 
   private requireConnection(): FutureCallConnection {
@@ -171,65 +203,28 @@ export class FutureCallSession {
     if (sentAt > this.answeredAt) this.answeredAt = sentAt;
   }
 
-  /** A connection that is ready for use: what `prepare` does is part of opening it. */
-  private async open(
+  /** What makes a connection the session's. */
+  private becoming(
     prepare: (connection: FutureCallConnection) => Promise<void>,
-    connecting?: AbortSignal,
-  ): Promise<FutureCallConnection> {
-    const { signal } = this.stopped;
-    const connection = await FutureCallConnection.open(this.dataSource, {
-      url: this.options.sessionUrl,
-      applicationName: 'future-call instance',
-      signal: connecting === undefined ? signal : AbortSignal.any([signal, connecting]),
-    });
-    const giveUp = () => connection.destroy();
-    // No AbortSignal.timeout(): behind an any() it may be collected before it fires.
-    const deadline = setTimeout(giveUp, READY_WITHIN);
-    signal.addEventListener('abort', giveUp);
-    try {
-      await this.refusePooler(connection);
-      await configureSession(connection, this.options.rescueAfter);
+  ): (connection: FutureCallConnection) => Promise<void> {
+    return async (connection) => {
       await prepare(connection);
       this.heard(await connection.query(this.statements.listen(this.self.tableOid)));
-      return connection;
-    } catch (error) {
-      connection.destroy();
-      throw error;
-    } finally {
-      clearTimeout(deadline);
-      signal.removeEventListener('abort', giveUp);
-    }
-  }
-
-  /**
-   * A pooler in transaction mode hands our statements to any backend: locks would be lost, and two instances would
-   * share one. Two statements on the same backend prove nothing, an idle pooler passes. The pid that was announced
-   * when we connected is the pooler's invention.
-   */
-  private async refusePooler(connection: FutureCallConnection): Promise<void> {
-    const {
-      rows: [row],
-    } = await connection.query({ text: 'select pg_backend_pid()' });
-    if (Number(row![0]) === connection.announcedPid) return;
-    throw new FutureCallSessionError(
-      `The connection for future calls leads through a pooler such as PgBouncer (backend ${row![0]} answered, ${connection.announcedPid} was announced), ` +
-        `and advisory locks do not survive that. Set sessionUrl to a connection string that leads to PostgreSQL directly: ` +
-        `FutureCallModule.forRoot({ sessionUrl: 'postgres://…' }). Everything else may go on through the pooler.`,
-    );
+    };
   }
 
   private use(connection: FutureCallConnection): void {
     this.openedAt = monotonic();
     connection.onNotification((payload) => this.listener.notified(payload));
     this.connection = connection;
-    this.isKnown = true;
+    this.whyAnother = undefined;
     this.backend = connection.announcedPid;
     void connection.gone.then((error) => {
       // Our own goodbye comes with the reference already gone.
       if (this.connection !== connection) return;
       this.connection = undefined;
       // pg leaves the socket open after an error that came without a statement.
-      connection.destroy();
+      connection.destroy('it has broken');
       this.reconnecting = this.reconnect();
       this.listener.lost(error ?? new Error('the server closed the connection'));
     });
@@ -240,7 +235,7 @@ export class FutureCallSession {
     const longest = Math.min(MAX_BACKOFF, this.options.rescueAfter / 2);
     // A connection that broke as soon as it was made is one more failure, not a fresh start.
     if (monotonic() - this.openedAt > STABLE_AFTER) this.failures = 0;
-    const told = new Set<string>();
+    const told = new ToldReasons();
     for (;;) {
       // Full jitter: after a restart of the server all instances come back, and not at one instant.
       await sleep(Math.random() * Math.min(longest, 50 * 2 ** this.failures++), signal);
@@ -248,29 +243,27 @@ export class FutureCallSession {
       try {
         return await this.restore();
       } catch (error) {
-        // Once for each reason: a server that is away for an hour is not worth a line a second. Two reasons may take
-        // turns, and one may have a pid in it.
+        // Once for each reason: a server that is away for an hour is not worth a line a second.
         const reason = errorText(error);
-        if (told.has(reason) || told.size === MAX_REASONS) continue;
-        this.logger.warn(`Reconnecting fails, and is tried until it works: ${reason}`);
-        told.add(reason);
+        if (told.isNew(reason))
+          this.logger.warn(`Reconnecting fails, and is tried until it works: ${reason}`);
       }
     }
   }
 
   /** Throws when no connection could be made. One that was made and breaks is noticed as any other. */
   private async restore(): Promise<void> {
-    const connection = await this.open(async (opened) => {
-      // It stays so: an attempt may become an instance, and break before it was used.
-      if (!(await this.self.resume(opened, this.stopped.signal))) this.isKnown = false;
+    const resume = this.becoming(async (opened) => {
+      // It stays another one: an attempt may become an instance, and break before it was used.
+      this.whyAnother = (await this.self.resume(opened, this.stopped.signal)) ?? this.whyAnother;
     });
-    const sameInstance = this.isKnown;
+    const connection = await this.opener.open(resume);
+    const { whyAnother } = this;
     this.use(connection);
     try {
-      await this.listener.restored(sameInstance);
+      await this.listener.restored(whyAnother);
     } catch (error) {
-      this.logger.debug(`Coming back failed: ${errorText(error)}`);
-      connection.destroy();
+      connection.destroy(`coming back failed: ${errorText(error)}`, error as Error);
     }
   }
 }

@@ -20,7 +20,7 @@ async function connect(options: object): Promise<FutureCallConnection> {
   const dataSource = await new DataSource({ type: 'postgres', url: database.url, ...options }).initialize();
   onTestFinished(() => dataSource.destroy());
   const connection = await FutureCallConnection.open(dataSource, { applicationName: 'connection' });
-  onTestFinished(() => connection.destroy());
+  onTestFinished(() => connection.destroy('the test has ended'));
   return connection;
 }
 
@@ -65,11 +65,28 @@ describe.each([
     expect(new Set(ids).size).toBe(4);
   });
 
+  it('sends a statement again whose plan was refused, and not into a transaction that was begun meanwhile', async () => {
+    const connection = await connect(options);
+    await database.query('create table changed (a int); insert into changed values (1)');
+    onTestFinished(() => database.query('drop table changed').then(() => {}));
+    const xid = { text: 'select pg_current_xact_id()::text' };
+    const planned = { name: 'planned', text: 'select a, pg_current_xact_id()::text from changed' };
+    await connection.query(planned);
+    await database.query('alter table changed alter column a type text');
+    const again = connection.query(planned);
+    const inside = await connection.transaction(async (query) => {
+      await query({ text: 'select pg_sleep(0.1)' });
+      return query(xid);
+    });
+    expect((await again).rows).toEqual([['1', expect.any(String)]]);
+    expect((await again).rows[0]![1]).not.toBe(inside.rows[0]![0]);
+  });
+
   it('rejects all that has no answer when it breaks', async () => {
     const connection = await connect(options);
     const given = [1, 2, 3].map(() => connection.query({ text: 'select pg_sleep(60)' }));
     const ends = Promise.allSettled(given);
-    connection.destroy();
+    connection.destroy('the test ends it');
     expect((await ends).map(({ status }) => status)).toEqual(['rejected', 'rejected', 'rejected']);
   });
 

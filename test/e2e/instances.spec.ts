@@ -83,7 +83,9 @@ describe('several instances', () => {
         errors: [{ attempt: 1, name: 'Interrupted', message: 'The instance that ran this call died.' }],
       });
     }
-    await survivor.waitForOutput(new RegExp(`pid ${victim.pid}\\) is dead\\. Interrupted 3 calls: "hold"`));
+    await survivor.waitForOutput(
+      new RegExp(`pid ${victim.pid}\\) was taken for dead: .* Interrupted 3 calls: "hold"`),
+    );
     survivor.send({ type: 'schedule', handler: 'mark' });
     await everythingStarted(4);
     await until(async () => (await remaining()).running === '0', 'the new call has ended');
@@ -105,7 +107,7 @@ describe('several instances', () => {
     expect(await victim.exited).toEqual({ code, signal: null });
 
     const survivor = start(options);
-    await survivor.waitForOutput(/is dead\. Interrupted 2 calls/);
+    await survivor.waitForOutput(/was taken for dead: .* Interrupted 2 calls/);
     expect(await remaining()).toEqual({ pending: '5', running: '0', outcomes: '2', instances: '1' });
     await database.query('update future_call set due_at = now()');
     await everythingStarted(6);
@@ -133,7 +135,7 @@ describe('several instances', () => {
     expect(victim.output).toMatch(/Error: left behind/);
 
     const survivor = start(options);
-    await survivor.waitForOutput(/is dead\. Interrupted 2 calls/);
+    await survivor.waitForOutput(/was taken for dead: .* Interrupted 2 calls/);
     await survivor.waitFor('holding');
     survivor.send({ type: 'release' });
     await until(async () => (await outcomes()).length === 3, 'the second attempt has ended');

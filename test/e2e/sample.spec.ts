@@ -146,7 +146,7 @@ describe('the sample', () => {
     };
     await kill('Process 2');
     await sample.printed(/Process 2 ended \(SIGKILL\), and the others go on/);
-    await sample.printed(/\[Process 1\] .* is dead\. No call was interrupted/);
+    await sample.printed(/\[Process 1\] .* was taken for dead: .* No call was interrupted/);
     await kill('Process 1');
     expect(await sample.ended).toBe(1);
     expect(sample.output).toMatch(/Process 1 ended \(SIGKILL\)$/m);

@@ -101,6 +101,8 @@ describe.concurrent('An instance whose connection swallows everything', () => {
       const backend = await world.backendOf(instance);
       proxy.freeze();
       await app.waitForOutput(BACK);
+      // Its backend holds the lock and waits for it: only the deadline can tell.
+      expect(app.output).toMatch(/lost its session, and reconnects: no answer to the look within 5000 ms/);
       await until(
         async () => (await world.count(`from pg_stat_activity where pid = ${backend}`)) === 0,
         'its old backend has ended',

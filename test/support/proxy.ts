@@ -23,6 +23,8 @@ export class PostgresProxy {
   accepted = 0;
   /** New connections end at once. */
   refuses = false;
+  /** For so many milliseconds every answer is on its way. It may grow, but not shrink: answers would overtake each other. */
+  delay = 0;
   /** Notifications get lost, and nothing else. */
   dropsNotifications = false;
   /** Statements whose answers have gone on: how time passes for whoever is behind the proxy. */
@@ -197,10 +199,15 @@ class Link {
       return;
     }
     if (verdict === 'freeze') this.freeze();
-    this.#forward(() => {
+    this.#arrive(() => {
       this.client.write(bytes);
       if (statement !== undefined) this.proxy.answered.push(statement);
     });
+  }
+
+  #arrive(go: () => void): void {
+    if (this.proxy.delay === 0) this.#forward(go);
+    else setTimeout(() => this.#forward(go), this.proxy.delay).unref();
   }
 }
 

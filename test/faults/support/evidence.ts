@@ -5,7 +5,7 @@ import type { Ended } from './world.js';
 
 export const LOST = /Instance \d+ lost its session, and reconnects/;
 export const BACK = /Instance \d+ has its session back/;
-export const NEW = /This process was taken for dead and goes on as instance \d+/;
+export const NEW = /This process goes on as instance \d+/;
 
 /** The statement of a look, and the first one of a rescue. */
 export const LOOK = /^future_call_look$/;
