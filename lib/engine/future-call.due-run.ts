@@ -144,7 +144,7 @@ export class FutureCallDueRun {
   /** What fails here is tried again by the next run, or by an instance. */
   private async prune(): Promise<void> {
     await unlessAborted(this.store.prune(), this.over.signal).catch((error: unknown) => {
-      this.logger.debug(`Pruning failed, and is tried again later: ${String(error)}`);
+      this.logger.warn(`Pruning old outcomes fails, and is tried again: ${String(error)}`);
     });
   }
 }

@@ -7,6 +7,8 @@ import { PRUNE_BATCH } from '../store/future-call.sql.js';
 
 /** The longest time between two rounds, in milliseconds; shorter where something is kept for less. */
 const LONGEST_PERIOD = 600_000;
+/** The first round comes within this, in milliseconds: where no process lives for long, nobody else would ever prune. */
+const FIRST_WITHIN = 15_000;
 /** Between two batches of one round, so that claims are not kept waiting, in milliseconds. */
 const BREATH = 50;
 
@@ -34,25 +36,38 @@ export class FutureCallPruner {
 
   private async pruneRegularly(keptFor: number[]): Promise<void> {
     const { signal } = this.stopped;
-    const shortest = Math.min(
-      ...keptFor.map((milliseconds) => milliseconds || LONGEST_PERIOD),
-      LONGEST_PERIOD,
-    );
+    const period = Math.min(...keptFor.map((milliseconds) => milliseconds || LONGEST_PERIOD), LONGEST_PERIOD);
+    const soon = Math.min(period, FIRST_WITHIN);
+    let failure: string | undefined;
+    let failures = 0;
+    // Instances that booted together need not come together.
+    await sleep(soon * Math.random(), signal);
     while (!signal.aborted) {
-      // Instances that booted together need not come together.
-      await sleep(shortest * (0.5 + Math.random() / 2), signal);
+      let wait = period;
       try {
-        await this.prune(signal);
+        if (!(await this.prune(signal))) wait = soon;
+        else [failure, failures] = [undefined, 0];
       } catch (error) {
-        this.logger.debug(`Pruning failed, and is tried again later: ${String(error)}`);
+        wait = Math.min(soon * 2 ** failures++, LONGEST_PERIOD);
+        const reason = String(error);
+        if (reason !== failure) this.logger.warn(`Pruning old outcomes fails, and is tried again: ${reason}`);
+        failure = reason;
       }
+      await sleep(wait * (0.5 + Math.random() / 2), signal);
     }
   }
 
-  private async prune(signal: AbortSignal): Promise<void> {
+  /** All that is old, batch by batch. False when the session was lost meanwhile, which is told elsewhere. */
+  private async prune(signal: AbortSignal): Promise<boolean> {
     while (!signal.aborted && this.session.isOpen) {
-      if ((await this.store.prune()) < PRUNE_BATCH) return;
+      try {
+        if ((await this.store.prune()) < PRUNE_BATCH) return true;
+      } catch (error) {
+        if (this.session.isOpen) throw error;
+        return false;
+      }
       await sleep(BREATH, signal);
     }
+    return false;
   }
 }

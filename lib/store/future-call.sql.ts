@@ -46,13 +46,18 @@ export const oldOutcomes = ({ outcome }: FutureCallTables, { now }: SqlTime) => 
     where o.outcome = kept.outcome and o.finished_at < ${now} - kept.milliseconds * interval '1 millisecond'`,
 });
 
-/** Deletes a batch of each kind of old outcomes; one instance at a time, by the lock 0 of the instances' class. */
+/**
+ * Deletes a batch of each kind of old outcomes; one instance at a time, by the lock 0 of the instances' class. What
+ * somebody has locked is left for another time: claims wait behind this statement.
+ */
 export function pruneOutcomes(tables: FutureCallTables, time: SqlTime): string {
   const { kept, old } = oldOutcomes(tables, time);
   return `
     delete from ${tables.outcome.path} where call_id = any (array(
       select old.call_id from ${kept}
-      cross join lateral (select call_id from ${old} order by o.finished_at limit ${PRUNE_BATCH}) old
+      cross join lateral (
+        select call_id from ${old} order by o.finished_at limit ${PRUNE_BATCH} for update of o skip locked
+      ) old
       where (select pg_try_advisory_xact_lock(${instanceTableOid(tables)}::bigint::bit(32)::int, 0))
     ))`;
 }
