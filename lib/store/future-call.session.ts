@@ -8,6 +8,8 @@ import { FutureCallConnection, type Answer, type Query, type Statement } from '.
 import { FutureCallSchema } from './future-call.schema.js';
 import { engineStatements, type EngineStatements } from './future-call.engine-sql.js';
 import { FutureCallInstance } from './future-call.instance.js';
+import { registerDespiteLocks } from './future-call.lock-wait.js';
+import { refuseRowSecurity } from './future-call.row-security.js';
 import { configureSession } from './future-call.session-settings.js';
 
 /** What the session tells the engine. */
@@ -104,7 +106,14 @@ export class FutureCallSession {
     const tables = await this.schema.ready();
     this.statementsOf = perTime(this.clock, (time) => engineStatements(tables, time));
     this.self = new FutureCallInstance(this.statementsOf, this.options.pollInterval, handlers);
-    this.use(await this.open((connection) => this.self.begin(connection), signal));
+    this.use(
+      await this.open(async (connection) => {
+        // sessionUrl may have another role than the data source.
+        await refuseRowSecurity(connection, tables);
+        const begin = () => this.self.begin(connection);
+        await registerDespiteLocks(this.dataSource, tables.instance, connection.announcedPid, begin);
+      }, signal),
+    );
   }
 
   /** Runs a statement of the engine. Rejects with `FutureCallSessionError` while there is no connection. */
@@ -212,8 +221,9 @@ export class FutureCallSession {
     if (Number(row![0]) === connection.announcedPid) return;
     throw new FutureCallSessionError(
       `The connection for future calls leads through a pooler such as PgBouncer (backend ${row![0]} answered, ${connection.announcedPid} was announced), ` +
-        `and advisory locks do not survive that. Set sessionUrl to a connection string that leads to PostgreSQL directly: ` +
-        `FutureCallModule.forRoot({ sessionUrl: 'postgres://…' }). Everything else may go on through the pooler.`,
+        `and advisory locks do not survive one that pools transactions; one that pools sessions looks the same from here. ` +
+        `Set sessionUrl to a connection string that leads to PostgreSQL directly, and preparedStatements: false unless the pooler supports them: ` +
+        `FutureCallModule.forRoot({ sessionUrl: 'postgres://…', preparedStatements: false }). Everything else may go on through the pooler.`,
     );
   }
 
