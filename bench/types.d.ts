@@ -96,6 +96,8 @@ export interface ExecutorReport {
   /** When the first and the last handler started, on the monotonic clock. */
   firstAt: number;
   lastAt: number;
+  /** When the last handler ended that takes time. */
+  lastEndAt: number;
   /** For handlers that record: `[data.at, started]`, started on the monotonic clock. */
   samples: [number, number][];
   /** Microseconds of CPU since the first handler started. */

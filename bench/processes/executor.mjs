@@ -12,16 +12,18 @@ let firstAt = 0;
 let told = 0;
 /** By this process' own clock, which is cheaper to read. */
 let last = 0;
+let lastEnd = 0;
 /** @type {[number, number][]} */
 const samples = [];
 let cpuAtFirst = process.cpuUsage();
 let running;
 
 /**
- * @param {{ work?: number, record?: boolean }} options `work`: milliseconds that it takes; `record`: keep when it
- * started
+ * @param {{ work?: number, every?: number, record?: boolean, prompt?: boolean }} options `work`: milliseconds that it
+ * takes, in one call of so many (`every`); `record`: keep when it started; `prompt`: tell of each start at once, as one
+ * must who is to be killed
  */
-function handler({ work = 0, record = false }) {
+function handler({ work = 0, every = 1, record = false, prompt = false }) {
   return (data) => {
     count++;
     last = performance.now();
@@ -33,8 +35,19 @@ function handler({ work = 0, record = false }) {
       }
       if (record) samples.push([data.at, started]);
     }
-    return work > 0 ? sleep(work) : undefined;
+    if (prompt) tell();
+    return work > 0 && count % every === 0 ? sleep(work).then(ended) : undefined;
   };
+}
+
+function ended() {
+  lastEnd = performance.now();
+}
+
+function tell() {
+  if (count === told) return;
+  told = count;
+  process.send?.({ event: 'count', value: count });
 }
 
 serve({
@@ -49,7 +62,8 @@ serve({
 
   report() {
     const { user, system } = process.cpuUsage(cpuAtFirst);
-    return { count, firstAt, lastAt: last + (now() - performance.now()), samples, cpu: user + system };
+    const own = now() - performance.now();
+    return { count, firstAt, lastAt: last + own, lastEndAt: lastEnd + own, samples, cpu: user + system };
   },
 
   memory: () => process.memoryUsage.rss(),
@@ -57,8 +71,4 @@ serve({
   stop: () => running?.stop(),
 });
 
-setInterval(() => {
-  if (count === told) return;
-  told = count;
-  process.send?.({ event: 'count', value: count });
-}, TELL_EVERY).unref();
+setInterval(tell, TELL_EVERY).unref();

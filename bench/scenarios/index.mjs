@@ -11,6 +11,7 @@ import { pinned } from './pinned.mjs';
 import { precision } from './precision.mjs';
 import { processes } from './processes.mjs';
 import { schedule } from './schedule.mjs';
+import { slow } from './slow.mjs';
 
 /** @import { Scenario } from '../types.js' */
 
@@ -21,6 +22,7 @@ export const scenarios = [
   latency,
   precision,
   burst,
+  slow,
   idle,
   pinned,
   pending,

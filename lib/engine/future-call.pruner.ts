@@ -9,6 +9,8 @@ import { PRUNE_BATCH } from '../store/future-call.sql.js';
 
 /** The longest time between two rounds, in milliseconds; shorter where something is kept for less. */
 const LONGEST_PERIOD = 600_000;
+/** The first round comes within this, in milliseconds: where no process lives for long, nobody else would ever prune. */
+const FIRST_WITHIN = 15_000;
 /** Between two batches of one round, so that claims are not kept waiting, in milliseconds. */
 const BREATH = 50;
 
@@ -16,7 +18,7 @@ const BREATH = 50;
 export class FutureCallPruner {
   private readonly logger = new Logger('FutureCall');
   private readonly stopped = new AbortController();
-  private readonly failures = new ToldReasons();
+  private readonly reasons = new ToldReasons();
   private pruning: Promise<void> | undefined;
 
   constructor(
@@ -37,29 +39,39 @@ export class FutureCallPruner {
 
   private async pruneRegularly(keptFor: number[]): Promise<void> {
     const { signal } = this.stopped;
-    const shortest = Math.min(
-      ...keptFor.map((milliseconds) => milliseconds || LONGEST_PERIOD),
-      LONGEST_PERIOD,
-    );
+    const period = Math.min(...keptFor.map((milliseconds) => milliseconds || LONGEST_PERIOD), LONGEST_PERIOD);
+    const soon = Math.min(period, FIRST_WITHIN);
+    let failures = 0;
+    // Instances that booted together need not come together.
+    await sleep(soon * Math.random(), signal);
     while (!signal.aborted) {
-      // Instances that booted together need not come together.
-      await sleep(shortest * (0.5 + Math.random() / 2), signal);
+      let wait = period;
       try {
-        if (!this.session.isOpen) continue;
-        await this.prune(signal);
-        if (this.failures.forget()) this.logger.log('Deleting old outcomes works again.');
+        if (await this.prune(signal)) {
+          failures = 0;
+          if (this.reasons.forget()) this.logger.log('Deleting old outcomes works again.');
+        } else wait = soon;
       } catch (error) {
-        // Without a session there will be another one, and what ended this one has been told.
-        if (!this.session.isOpen || !this.failures.isNew(errorText(error))) continue;
-        this.logger.warn(`Deleting old outcomes fails, and is tried again later: ${errorText(error)}`);
+        wait = Math.min(soon * 2 ** failures++, LONGEST_PERIOD);
+        const reason = errorText(error);
+        if (this.reasons.isNew(reason))
+          this.logger.warn(`Deleting old outcomes fails, and is tried again later: ${reason}`);
       }
+      await sleep(wait * (0.5 + Math.random() / 2), signal);
     }
   }
 
-  private async prune(signal: AbortSignal): Promise<void> {
+  /** All that is old, batch by batch. False when the session was lost meanwhile, which is told elsewhere. */
+  private async prune(signal: AbortSignal): Promise<boolean> {
     while (!signal.aborted && this.session.isOpen) {
-      if ((await this.store.prune()) < PRUNE_BATCH) return;
+      try {
+        if ((await this.store.prune()) < PRUNE_BATCH) return true;
+      } catch (error) {
+        if (this.session.isOpen) throw error;
+        return false;
+      }
       await sleep(BREATH, signal);
     }
+    return false;
   }
 }

@@ -1,5 +1,6 @@
 import pg from 'pg';
 import type { DataSource } from 'typeorm';
+import { FutureCallSessionError } from '../contract/future-call.errors.js';
 
 /** What pg makes of options, of a connection string and of the environment. */
 interface ConnectionParameters {
@@ -76,7 +77,13 @@ function read(options: pg.ClientConfig): ConnectionParameters {
 }
 
 function poolOptions(dataSource: DataSource): pg.ClientConfig {
-  const { options } = (dataSource.driver as unknown as { master: { options: pg.PoolConfig } }).master;
+  const { master } = dataSource.driver as unknown as { master?: { options: pg.PoolConfig } };
+  if (master === undefined) {
+    throw new FutureCallSessionError(
+      `The data source of future calls has been destroyed, so there is no connection to the database. Close the app before its data source.`,
+    );
+  }
+  const { options } = master;
   // pg-pool hides these two from enumeration, so that a logged pool does not show them.
   return { ...options, password: options.password, ssl: options.ssl };
 }

@@ -1,7 +1,5 @@
 import { Inject, Injectable, Logger } from '@nestjs/common';
 import type { DataSource } from 'typeorm';
-import { errorText } from '../common/describe-error.js';
-import { futureCallEntities } from '../tables/future-call.entity.js';
 import { FutureCallSchemaError } from '../contract/future-call.errors.js';
 import {
   FUTURE_CALL_DATA_SOURCE,
@@ -9,22 +7,24 @@ import {
   type ResolvedOptions,
 } from '../module/future-call.options.js';
 import { futureCallTables, type FutureCallTables } from '../tables/future-call.tables.js';
-import { upgradeTables } from '../tables/migrations/future-call.migration.js';
 import { futureCallMigrations } from '../tables/migrations/future-call.migrations.js';
 import {
   findSchema,
   type FoundSchema,
   type RunStatement,
 } from '../tables/migrations/future-call.schema-version.js';
-import { FutureCallConnection, type Query } from './future-call.connection.js';
+import type { FutureCallConnection } from './future-call.connection.js';
+import { checkDataSource, checkServer } from './future-call.data-source-check.js';
+import { refuseRowSecurity } from './future-call.row-security.js';
+import { answeredWithin, onSchemaConnection, runnerOf } from './future-call.schema-connection.js';
+import { FutureCallSchemaUpgrade } from './future-call.schema-upgrade.js';
 
-const OLDEST_POSTGRES = 140_000;
 const MIGRATIONS = futureCallMigrations.map((Migration) => new Migration());
 /** The version that this release is made for. */
 const VERSION = MIGRATIONS.at(-1)!.version;
 
-/** PostgreSQL's "insufficient_privilege". */
-const NOT_ALLOWED = '42501';
+/** How long the look at the tables may take, in milliseconds. It reads catalogs, and waits for no table. */
+const LOOK_WITHIN = 10_000;
 
 /**
  * Sees to it that the tables are there, once per process, started by whoever needs them first: Nest awaits every
@@ -51,65 +51,37 @@ export class FutureCallSchema {
   }
 
   private async prepare(): Promise<FutureCallTables> {
-    this.checkDataSource();
+    checkDataSource(this.dataSource);
     const tables = futureCallTables(this.dataSource);
-    // Not on the app's pool: with a pool of one, an app that schedules inside a transaction while it boots would wait
-    // for its own connection.
-    const connection = await FutureCallConnection.open(this.dataSource, {
-      applicationName: 'future-call schema',
-    });
-    try {
+    await onSchemaConnection(this.dataSource, async (connection) => {
       const run = runnerOf((statement, values) => connection.query(statement, values));
-      await this.checkServer(run);
-      const found = await findSchema(run, tables);
-      if (this.isBehind(found)) await connection.transaction((query) => this.upgrade(query, tables));
+      const found = await answeredWithin(LOOK_WITHIN, connection, async () => {
+        await checkServer(run);
+        await this.lookForPooler(connection, run);
+        return findSchema(run, tables);
+      });
+      if (this.isBehind(found)) await this.upgrade(connection, tables);
       else this.checkVersion(found, tables);
-    } finally {
-      await connection.close();
-    }
+      await answeredWithin(LOOK_WITHIN, connection, () => refuseRowSecurity(connection, tables));
+    });
     return tables;
   }
 
-  private checkDataSource(): void {
-    const { type } = this.dataSource.options;
-    if (type !== 'postgres') {
-      throw new FutureCallSchemaError(
-        `FutureCallModule needs a TypeORM data source of type "postgres", but this one is "${type}". ` +
-          `Give it another one: FutureCallModule.forRoot({ dataSource: 'name' }).`,
-      );
-    }
-    for (const entity of futureCallEntities) {
-      if (!this.dataSource.hasMetadata(entity)) {
-        throw new FutureCallSchemaError(
-          `The data source does not know the entities of future calls. ` +
-            `Set autoLoadEntities: true in TypeOrmModule.forRoot(), or add ...futureCallEntities to its entities.`,
-        );
-      }
-      const { columns, tableName } = this.dataSource.getMetadata(entity);
-      const renamed = columns.find((column) => column.databaseName !== column.givenDatabaseName);
-      if (renamed !== undefined) {
-        throw new FutureCallSchemaError(
-          `The data source's namingStrategy renames the column ${renamed.givenDatabaseName} of ${tableName} to ${renamed.databaseName}, ` +
-            `and plain SQL relies on its name. Let columnName() return the custom name where one is given.`,
-        );
-      }
-    }
-  }
-
-  private async checkServer(run: RunStatement): Promise<void> {
-    const [number, ...name] = String(
-      await run(`select current_setting('server_version_num') || ' ' || version()`),
-    ).split(' ');
-    if (name[0] === 'CockroachDB') {
-      throw new FutureCallSchemaError(
-        `Future calls need PostgreSQL's advisory locks, which CockroachDB does not have. Use a data source on PostgreSQL 14 or newer.`,
-      );
-    }
-    if (Number(number) < OLDEST_POSTGRES) {
-      throw new FutureCallSchemaError(
-        `Future calls need PostgreSQL 14 or newer, but the server is ${name.slice(0, 2).join(' ')}. Upgrade the server.`,
-      );
-    }
+  /**
+   * Where scheduling with prepared statements goes through a pooler. One that pools transactions gives each to any backend,
+   * which may not have been told of the statement. What is seen here says nothing of how the pooler pools.
+   */
+  private async lookForPooler({ announcedPid }: FutureCallConnection, run: RunStatement): Promise<void> {
+    const { preparedStatements, execute, sessionUrl } = this.options;
+    // An instance whose own line leads there is refused, which says it too.
+    if (!preparedStatements || (execute === true && sessionUrl === undefined)) return;
+    const pid = Number(await run('select pg_backend_pid()'));
+    if (pid === announcedPid) return;
+    this.logger.warn(
+      `The data source leads through a pooler such as PgBouncer (backend ${pid} answered, ${announcedPid} was announced), and preparedStatements is on. ` +
+        `Set preparedStatements: false, unless it pools sessions, or knows prepared statements and may keep them: ` +
+        `scheduling fails now and then otherwise, because a statement does not exist.`,
+    );
   }
 
   /** Whether something is left to do, by us. */
@@ -151,25 +123,8 @@ export class FutureCallSchema {
     }
   }
 
-  private async upgrade(query: Query, tables: FutureCallTables): Promise<void> {
-    const run = runnerOf(query);
-    // What the role or the database allows the app's statements is no measure for a migration. A process that is
-    // frozen while it migrates must not keep all others from booting.
-    await run(`select set_config('statement_timeout', '0', true), set_config('lock_timeout', '0', true),
-      set_config('idle_in_transaction_session_timeout', '60s', true)`);
-    // PostgreSQL 17 and newer.
-    await run(`select set_config(name, '0', true) from pg_settings where name = 'transaction_timeout'`);
-    let before: FoundSchema;
-    try {
-      before = await upgradeTables(run, this.dataSource, MIGRATIONS);
-    } catch (error) {
-      if ((error as { code?: unknown }).code !== NOT_ALLOWED) throw error;
-      throw new FutureCallSchemaError(
-        `This database role may not create or change the tables of future calls in the schema "${tables.schema}": ${errorText(error)}. ` +
-          `Give it the right, or run futureCallMigrations as a role that has it and set migrate: false.`,
-        { cause: error },
-      );
-    }
+  private async upgrade(connection: FutureCallConnection, tables: FutureCallTables): Promise<void> {
+    const before = await new FutureCallSchemaUpgrade(this.dataSource, tables, MIGRATIONS).run(connection);
     // Another process may have been first.
     if (!this.isBehind(before)) this.checkVersion(before, tables);
     else if (before.version === 0) this.logger.log(`Created ${tables.pending.path} and its tables.`);
@@ -177,12 +132,4 @@ export class FutureCallSchema {
       this.logger.log(`Upgraded the tables from version ${before.version} to ${VERSION}.`);
     }
   }
-}
-
-function runnerOf(query: Query): RunStatement {
-  return async (text, values) => {
-    const { rows } = await query({ text }, values);
-    // Several statements in one text answer with none.
-    return (rows as typeof rows | undefined)?.[0]?.[0];
-  };
 }

@@ -96,8 +96,9 @@ export class FutureCallSessionOpener {
     if (Number(row![0]) === connection.announcedPid) return;
     throw new FutureCallSessionError(
       `The connection for future calls leads through a pooler such as PgBouncer (backend ${row![0]} answered, ${connection.announcedPid} was announced), ` +
-        `and advisory locks do not survive that. Set sessionUrl to a connection string that leads to PostgreSQL directly: ` +
-        `FutureCallModule.forRoot({ sessionUrl: 'postgres://…' }). Everything else may go on through the pooler.`,
+        `and advisory locks do not survive one that pools transactions; one that pools sessions looks the same from here. ` +
+        `Set sessionUrl to a connection string that leads to PostgreSQL directly, and preparedStatements: false unless the pooler supports them: ` +
+        `FutureCallModule.forRoot({ sessionUrl: 'postgres://…', preparedStatements: false }). Everything else may go on through the pooler.`,
     );
   }
 }

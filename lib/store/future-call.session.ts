@@ -11,6 +11,8 @@ import { FutureCallSchema } from './future-call.schema.js';
 import { engineStatements, type EngineStatements } from './future-call.engine-sql.js';
 import { FutureCallInstance } from './future-call.instance.js';
 import { lookAtSession, type SessionState } from './future-call.second-look.js';
+import { registerDespiteLocks } from './future-call.lock-wait.js';
+import { refuseRowSecurity } from './future-call.row-security.js';
 import { FutureCallSessionOpener } from './future-call.session-opener.js';
 
 /** What the session tells the engine. */
@@ -58,7 +60,7 @@ export class FutureCallSession {
   private reconnecting: Promise<void> | undefined;
 
   constructor(
-    dataSource: DataSource,
+    private readonly dataSource: DataSource,
     private readonly options: ResolvedOptions,
     private readonly schema: FutureCallSchema,
     private readonly clock: FutureCallClock,
@@ -104,7 +106,12 @@ export class FutureCallSession {
     const tables = await this.schema.ready();
     this.statementsOf = perTime(this.clock, (time) => engineStatements(tables, time));
     this.self = new FutureCallInstance(this.statementsOf, this.options.pollInterval, handlers);
-    const begin = this.becoming((connection) => this.self.begin(connection));
+    const begin = this.becoming(async (connection) => {
+      // sessionUrl may have another role than the data source.
+      await refuseRowSecurity(connection, tables);
+      const register = () => this.self.begin(connection);
+      await registerDespiteLocks(this.dataSource, tables.instance, connection.announcedPid, register);
+    });
     this.use(await this.opener.openFirst(begin, signal));
   }
 

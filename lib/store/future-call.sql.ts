@@ -47,8 +47,8 @@ export const oldOutcomes = ({ outcome }: FutureCallTables, { now }: SqlTime) => 
 });
 
 /**
- * Deletes a batch of each kind of old outcomes that nobody has locked; one instance at a time, by the lock 0 of the
- * instances' class.
+ * Deletes a batch of each kind of old outcomes; one instance at a time, by the lock 0 of the instances' class. What
+ * somebody has locked is left for another time: claims wait behind this statement.
  */
 export function pruneOutcomes(tables: FutureCallTables, time: SqlTime): string {
   const { kept, old } = oldOutcomes(tables, time);

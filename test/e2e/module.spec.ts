@@ -10,10 +10,11 @@ import {
 import { NestFactory } from '@nestjs/core';
 import { getRepositoryToken, TypeOrmModule, type TypeOrmModuleOptions } from '@nestjs/typeorm';
 import pg from 'pg';
-import { DataSource, type Repository } from 'typeorm';
+import { DataSource, TypeORMError, type Repository } from 'typeorm';
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest';
 import {
   FutureCall,
+  FutureCallControl,
   FutureCallEntity,
   futureCallEntities,
   FutureCallError,
@@ -21,6 +22,7 @@ import {
   FutureCallOptionsError,
   FutureCallSchemaError,
   FutureCallService,
+  FutureCallSessionError,
   type FutureCallModuleOptions,
   type FutureCallOptionsFactory,
 } from '../../lib/index.js';
@@ -385,6 +387,59 @@ describe('entities', () => {
     });
     await app.get(FutureCallService).callWithDelay(Receiver, 1, 0);
     expect(await next()).toBe(1);
+  });
+});
+
+describe('a data source that is not initialized', () => {
+  const NOT_INITIALIZED =
+    /^The data source of future calls is not initialized: .* Leave manualInitialization out .*, or await dataSource\.initialize\(\) before app\.init\(\)/;
+
+  it('is refused as that, whoever asks first, and the app boots once it is initialized', async () => {
+    @Module({ imports: [typeOrm({ manualInitialization: true }), FutureCallModule.forRoot()] })
+    class AppModule {}
+    const app = await NestFactory.create(AppModule, { logger: false, abortOnError: false });
+    onTestFinished(() => app.close());
+    const service = app.get(FutureCallService);
+    const error: unknown = await app.init().catch((thrown: unknown) => thrown);
+    expect(error).toBeInstanceOf(FutureCallSchemaError);
+    expect((error as Error).message).toMatch(NOT_INITIALIZED);
+    await expect(service.cancel('x')).rejects.toThrow(NOT_INITIALIZED);
+    await app.get(DataSource).initialize();
+    await app.init();
+    expect(await service.cancel('x')).toBe(0);
+  });
+
+  it('because it was destroyed before the boot, is refused as that', async () => {
+    @Module({ imports: [typeOrm(), FutureCallModule.forRoot()] })
+    class AppModule {}
+    const app = await NestFactory.create(AppModule, { logger: false, abortOnError: false });
+    onTestFinished(() => app.close());
+    await app.get(DataSource).destroy();
+    await expect(app.init()).rejects.toThrow(NOT_INITIALIZED);
+  });
+
+  it("because it was destroyed after the boot, is TypeORM's error for who uses the pool, and ours for who connects", async () => {
+    const { Receiver } = receiver('destroyed');
+    const app = await boot({
+      imports: [typeOrm(), FutureCallModule.forRoot({ execute: 'manual' })],
+      providers: [Receiver],
+    });
+    const service = app.get(FutureCallService);
+    const control = app.get(FutureCallControl);
+    await app.get(DataSource).destroy();
+    for (const use of [
+      () => service.callWithDelay(Receiver, 1, 0),
+      () => service.callMany([{ handler: Receiver, delay: 0 }]),
+      () => service.cancel('x'),
+      () => control.runDue(),
+    ]) {
+      await expect(use()).rejects.toThrow(new TypeORMError('Driver not Connected'));
+    }
+    await expect(control.start()).rejects.toThrow(
+      new FutureCallSessionError(
+        'The data source of future calls has been destroyed, so there is no connection to the database. Close the app before its data source.',
+      ),
+    );
   });
 });
 

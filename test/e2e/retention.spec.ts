@@ -1,7 +1,8 @@
-import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, beforeEach, describe, expect, it, onTestFinished, vi } from 'vitest';
 import { FutureCall } from '../../lib/index.js';
 import { bootApp, createTables } from '../support/app.js';
 import { createDatabase, type TestDatabase } from '../support/database.js';
+import { LogLines } from '../support/log-lines.js';
 import { until } from '../support/until.js';
 
 let database: TestDatabase;
@@ -155,5 +156,48 @@ describe('retention', () => {
     } finally {
       client.release();
     }
+  });
+
+  it('is looked after within seconds of the boot, however long outcomes are kept', async () => {
+    await insertOutcomes('failed', 2_500, '31 days');
+    // Instances that boot together come one after the other, within a quarter of a minute. This one comes early.
+    const { random } = Math;
+    const early = vi.spyOn(Math, 'random').mockImplementation(() => random() / 20);
+    onTestFinished(() => early.mockRestore());
+    await bootApp(database, { providers: [Greet] });
+    await until(async () => (await outcomes()).length === 0, 'the outcomes are gone', 15_000);
+  });
+
+  it('passes over what somebody has locked', async () => {
+    await insertOutcomes('failed', 10, '1 minute');
+    const client = await database.pool.connect();
+    try {
+      await client.query('begin');
+      await client.query('select from future_call_outcome order by call_id limit 3 for share');
+      await bootApp(database, { options: { retention: { failed: '1s' } } });
+      await until(async () => (await outcomes()).length === 3, 'the others are gone');
+      await client.query('rollback');
+      await until(async () => (await outcomes()).length === 0, 'all are gone');
+    } finally {
+      client.release();
+    }
+  });
+
+  it('that fails is told once for each reason, and goes on when it can', async () => {
+    await insertOutcomes('failed', 10, '1 minute');
+    await database.query(`
+      create sequence tries;
+      create function refuse() returns trigger language plpgsql as $$
+        begin perform nextval('public.tries'); raise exception 'kept by law'; end $$;
+      create trigger refuse before delete on future_call_outcome for each statement execute function refuse()`);
+    const logger = new LogLines();
+    await bootApp(database, { options: { retention: { failed: '1s' } }, logger });
+    await until(async () => {
+      const [row] = await database.query<{ tries: number }>('select last_value::int as tries from tries');
+      return row!.tries >= 2;
+    }, 'it has been tried again');
+    expect(logger.warnings).toEqual(['Pruning old outcomes fails, and is tried again: error: kept by law']);
+    await database.query('drop function refuse cascade; drop sequence tries');
+    await until(async () => (await outcomes()).length === 0, 'the outcomes are gone');
   });
 });

@@ -7,6 +7,7 @@ import {
   FutureCallService,
   type FutureCallHandler,
 } from '../../lib/index.js';
+import { migrationLockName } from '../../lib/tables/migrations/future-call.migration.js';
 import { bootApp, createTables, type BootOptions } from '../support/app.js';
 import { createDatabase, type TestDatabase } from '../support/database.js';
 import { LogLines } from '../support/log-lines.js';
@@ -29,14 +30,16 @@ async function boot(options: BootOptions = scheduling): Promise<void> {
   await (await bootApp(database, options)).close();
 }
 
-/** Keeps everybody from creating or upgrading tables until `release` is called. */
-async function holdMigrationLock(): Promise<{ release(): Promise<void> }> {
+/** Keeps everybody from creating or upgrading the tables of a schema until `release` is called. */
+async function holdMigrationLock(schema = 'public'): Promise<{ release(): Promise<void> }> {
   const client = new pg.Client(database.url);
   await client.connect();
   let released: Promise<void> | undefined;
   const release = () => (released ??= client.end());
   onTestFinished(release);
-  await client.query('select pg_advisory_lock(4672063111)');
+  await client.query('select pg_advisory_lock(hashtextextended($1, 0))', [
+    migrationLockName(`"${schema}"."future_call"`),
+  ]);
   return { release };
 }
 
@@ -52,7 +55,7 @@ const waitingForLock = (count: number) =>
 
 describe('a boot', () => {
   it('creates the tables, in ten processes at once', async () => {
-    const lock = await holdMigrationLock();
+    const lock = await holdMigrationLock('calls');
     const env = { DATABASE_URL: database.url, SCHEMA: 'calls' };
     const apps = Array.from({ length: 10 }, () => spawnApp('schema-app', { env }));
     await waitingForLock(10);
@@ -95,10 +98,11 @@ describe('a boot', () => {
     await waitingForLock(2);
     await lock.release();
     await both;
-    // None of a migration's statements is cut short, but one that is frozen lets the others boot some day.
+    // None of a migration's statements is cut short, but one that is frozen lets the others boot some day, and one
+    // that waits for a lock lets them pass.
     expect(await database.query('select distinct setting, value from public.seen order by 1')).toEqual([
       { setting: 'idle_in_transaction_session_timeout', value: '60000' },
-      { setting: 'lock_timeout', value: '0' },
+      { setting: 'lock_timeout', value: '2000' },
       { setting: 'statement_timeout', value: '0' },
     ]);
   });

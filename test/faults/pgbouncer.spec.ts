@@ -6,9 +6,11 @@ import {
   FutureCallSessionError,
   type FutureCallContext,
   type FutureCallHandler,
+  type FutureCallModuleOptions,
 } from '../../lib/index.js';
 import { bootApp } from '../support/app.js';
 import { createDatabase, type TestDatabase } from '../support/database.js';
+import { LogLines } from '../support/log-lines.js';
 import { until } from '../support/until.js';
 import { PGBOUNCER, startPgBouncer } from './support/pgbouncer.js';
 
@@ -76,7 +78,9 @@ describe.skipIf(PGBOUNCER === undefined)('Behind PgBouncer in transaction mode (
       const refused = bootApp(database, { typeorm: { url: pooled }, providers: [Note] });
       await expect(refused).rejects.toThrow(FutureCallSessionError);
       await expect(refused).rejects.toThrow(
-        `Set sessionUrl to a connection string that leads to PostgreSQL directly: FutureCallModule.forRoot({ sessionUrl: 'postgres://…' })`,
+        `and advisory locks do not survive one that pools transactions; one that pools sessions looks the same from here. ` +
+          `Set sessionUrl to a connection string that leads to PostgreSQL directly, and preparedStatements: false unless the pooler supports them: ` +
+          `FutureCallModule.forRoot({ sessionUrl: 'postgres://…', preparedStatements: false }).`,
       );
       expect(await database.query('select from future_call_instance')).toEqual([]);
     },
@@ -138,5 +142,61 @@ describe.skipIf(PGBOUNCER === undefined)('Behind PgBouncer in transaction mode (
     await untilStarted(calls.length);
     await runner.close();
     expect(started.toSorted()).toEqual(calls.map(({ id }) => id).toSorted());
+  });
+
+  it('a process that uses prepared statements through the pooler is warned at boot, whether it runs calls or not', async () => {
+    const warnings = async (options: FutureCallModuleOptions, url = pooled) => {
+      const logger = new LogLines();
+      const app = await bootApp(database, { typeorm: { url }, options, logger });
+      await app.close();
+      return logger.warnings;
+    };
+    const warning = expect.stringMatching(
+      /^The data source leads through a pooler such as PgBouncer \(backend \d+ answered, -?\d+ was announced\), and preparedStatements is on\. Set preparedStatements: false, unless /,
+    );
+    for (const options of [
+      { execute: false },
+      { execute: 'manual' },
+      { execute: true, sessionUrl: database.url },
+    ] as const) {
+      expect(await warnings(options)).toEqual([warning]);
+      expect(await warnings({ ...options, preparedStatements: false })).toEqual([]);
+      expect(await warnings(options, database.url)).toEqual([]);
+    }
+  });
+
+  it('two apps with tables of their own and prepared statements share backends, and no call lands in the table of the other', async () => {
+    const apps = await Promise.all(
+      ['one_', 'two_'].map(async (entityPrefix) => {
+        const { service } = await bootApp(database, {
+          typeorm: { url: pooled, poolSize: 8, entityPrefix },
+          options: { execute: false },
+        });
+        return { entityPrefix, service };
+      }),
+    );
+    let scheduled = 0;
+    for (let round = 0; round < 20; round++) {
+      const results = await Promise.allSettled(
+        apps.flatMap(({ entityPrefix, service }) =>
+          Array.from({ length: 20 }, () => service.callWithDelay('note', entityPrefix, '1h')),
+        ),
+      );
+      // This pooler knows nothing of prepared statements: one that another client has prepared, or has not.
+      const failed = results.flatMap((result) =>
+        result.status === 'rejected' ? [(result.reason as { code: string }).code] : [],
+      );
+      expect(failed.filter((code) => !['26000', '42P05'].includes(code))).toEqual([]);
+      scheduled += results.length - failed.length;
+    }
+    const landed = await Promise.all(
+      apps.map(({ entityPrefix }) =>
+        database.query<{ data: string; count: number }>(
+          `select data, count(*)::int from "${entityPrefix}future_call" group by data`,
+        ),
+      ),
+    );
+    expect(landed.map((groups) => groups.map(({ data }) => data))).toEqual([['one_'], ['two_']]);
+    expect(landed.flat().reduce((sum, { count }) => sum + count, 0)).toBe(scheduled);
   });
 });

@@ -3,8 +3,8 @@ import { dataSourceOf } from '../future-call.data-source.js';
 import { futureCallTables, quoteName, type FutureCallTables } from '../future-call.tables.js';
 import { findSchema, type FoundSchema, type RunStatement } from './future-call.schema-version.js';
 
-/** Any number will do, as long as every process uses the same one while it creates or upgrades the tables. */
-const MIGRATION_LOCK = 4_672_063_111;
+/** What releases held that had one lock for all tables of a database. */
+const LOCK_OF_ALL_TABLES = 4_672_063_111;
 
 /**
  * One version of the tables: a TypeORM migration, and what `migrate: true` runs.
@@ -30,7 +30,10 @@ export abstract class FutureCallMigration implements MigrationInterface {
 
   /** Does nothing on tables that have this version already, whoever made them. */
   async up(queryRunner: QueryRunner): Promise<void> {
-    await upgradeTables(runnerOf(queryRunner), dataSourceOf(queryRunner), [this]);
+    const run = runnerOf(queryRunner);
+    const dataSource = dataSourceOf(queryRunner);
+    await lockMigrations(run, futureCallTables(dataSource));
+    await upgradeTables(run, dataSource, [this]);
   }
 
   async down(queryRunner: QueryRunner): Promise<void> {
@@ -41,8 +44,22 @@ export abstract class FutureCallMigration implements MigrationInterface {
 }
 
 /**
- * Brings the tables to the last one of these versions. To be run in a transaction. Answers with what was there
- * before.
+ * Waits until nobody else creates or changes these tables, until the transaction ends. Those of another schema or prefix
+ * have a lock of their own: who waits for one of them keeps no other app from booting.
+ */
+export async function lockMigrations(run: RunStatement, { pending }: FutureCallTables): Promise<void> {
+  // Older releases are kept waiting, not waited for: one may hold it for ever because of other tables.
+  await run('select pg_try_advisory_xact_lock_shared($1)', [LOCK_OF_ALL_TABLES]);
+  // Ten processes that boot at once: one works, nine wait here and then find everything done.
+  await run('select pg_advisory_xact_lock(hashtextextended($1, 0))', [migrationLockName(pending.path)]);
+}
+
+/** What the key of that lock is the hash of. */
+export const migrationLockName = (path: string) => `nestjs-future-call migrates ${path}`;
+
+/**
+ * Brings the tables to the last one of these versions. To be run in a transaction that has the lock. Answers with what
+ * was there before.
  */
 export async function upgradeTables(
   run: RunStatement,
@@ -50,8 +67,6 @@ export async function upgradeTables(
   migrations: readonly FutureCallMigration[],
 ): Promise<FoundSchema> {
   const tables = futureCallTables(dataSource);
-  // Ten processes that boot at once: one works, nine wait here and then find everything done.
-  await run('select pg_advisory_xact_lock($1)', [MIGRATION_LOCK]);
   const found = await findSchema(run, tables);
   const steps = migrations.filter(({ version }) => version > found.version);
   const statements = steps.flatMap((step) => step.statements(dataSource));
