@@ -1,6 +1,7 @@
 import { Logger } from '@nestjs/common';
 import { errorText } from '../common/describe-error.js';
 import { unlessAborted, withDeadline } from '../common/waiting.js';
+import { FutureCallSessionError } from '../contract/future-call.errors.js';
 import type { RunDueResult } from '../contract/future-call.control-types.js';
 import type { RegisteredHandler } from '../handlers/future-call.explorer.js';
 import type { FutureCallInstanceStore } from '../store/future-call.instance-store.js';
@@ -101,7 +102,7 @@ export class FutureCallEngine implements SessionListener {
     const { rescuer, session } = this.parts;
     rescuer.reset();
     const { id } = session.instance;
-    this.logger.warn(`Instance ${id} lost its session, and reconnects: ${errorText(error)}`);
+    this.logger.warn(`Instance ${id} lost its session, and reconnects: ${whyLost(error)}`);
     this.around.events.emit({ type: 'disconnected', instanceId: id, error });
   }
 
@@ -143,4 +144,9 @@ export class FutureCallEngine implements SessionListener {
       void this.checkHandlers();
     }
   }
+}
+
+/** What we say ourselves is said; what the driver makes of a connection that we have ended is its cause, and no news. */
+function whyLost(error: Error): string {
+  return error instanceof FutureCallSessionError ? error.message : errorText(error);
 }

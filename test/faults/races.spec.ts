@@ -54,20 +54,12 @@ describe.concurrent('A rescue', () => {
       ];
       await owner.waitForCount('holding', 4);
 
-      // Whoever comes first waits for a row that somebody else has locked, with the instance's lock in its hands.
-      const holder = await world.connect();
-      await holder.query('begin');
-      await holder.query('select from future_call_running where id = $1 for update', [ids[0]]);
+      // Whoever comes first is kept from deleting, with the instance's lock in its hands.
+      const barrier = await world.barrier('end', instance);
       proxy.refuses = true;
       proxy.cut();
       await owner.waitForOutput(LOST);
-      await until(
-        async () =>
-          (await world.count(
-            `from pg_locks l join pg_stat_activity a using (pid) where locktype = 'transactionid' and not granted and datname = current_database()`,
-          )) > 0,
-        'one of them is at it',
-      );
+      await barrier.reached();
       await until(
         async () => theirs.reduce((sum, own) => sum + answersTo(own, RESCUE), 0) >= 2,
         'the other one has found the lock taken',
@@ -78,7 +70,7 @@ describe.concurrent('A rescue', () => {
       // So does the owner, again and again.
       await untilAnswered(proxy, LOCK, 3);
       expect(owner.output).not.toMatch(BACK);
-      await holder.query('commit');
+      await barrier.open();
 
       await owner.waitForOutput(NEW);
       await until(

@@ -145,7 +145,7 @@ export class World {
         FUTURE_CALL_OPTIONS: JSON.stringify({
           rescueAfter: RESCUE_AFTER,
           pollInterval: 1_000,
-          retention: { completed: true },
+          retention: { completed: true, cancelled: true },
           ...(proxy !== undefined && { sessionUrl: proxy.url(own) }),
           ...options,
         }),
