@@ -196,7 +196,9 @@ describe('retention', () => {
       const [row] = await database.query<{ tries: number }>('select last_value::int as tries from tries');
       return row!.tries >= 2;
     }, 'it has been tried again');
-    expect(logger.warnings).toEqual(['Pruning old outcomes fails, and is tried again: error: kept by law']);
+    expect(logger.warnings).toEqual([
+      'Deleting old outcomes fails, and is tried again later: kept by law (code P0001)',
+    ]);
     await database.query('drop function refuse cascade; drop sequence tries');
     await until(async () => (await outcomes()).length === 0, 'the outcomes are gone');
   });

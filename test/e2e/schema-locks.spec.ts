@@ -87,7 +87,8 @@ describe('a boot that has to change a table which somebody has locked', () => {
     await synchronize();
     const dba = await somebody('by hand');
     await dba.query('begin; lock table future_call in share update exclusive mode');
-    const error = (await upgrade()) as Error;
+    // Long enough for the connection that looks who it is.
+    const error = (await upgrade(database.url, { ...LIMITS, locked: 3_000 })) as Error;
     expect(error).toBeInstanceOf(FutureCallSchemaError);
     expect(error.message).toMatch(
       new RegExp(
