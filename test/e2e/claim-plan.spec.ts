@@ -32,8 +32,8 @@ afterAll(async () => {
 const START = { dueAt: '-infinity', id: '0' };
 
 /** Claims inside a transaction that is rolled back, and answers with the plan. */
-async function explainClaim({ free = 1, since = START }: { free?: number; since?: typeof START } = {}) {
-  const values = `'{claimed}', '{${free}}', '{${since.dueAt}}', '{${since.id}}', '{0}', ${free}, 1, 1, ${pid}, 11000`;
+async function explainClaim({ free = 1, since = START, nextFrom = 0 } = {}) {
+  const values = `'{claimed}', '{${free}}', '{${since.dueAt}}', '{${since.id}}', '{${nextFrom}}', ${free}, 1, 1, ${pid}, 11000`;
   await connection.query({ text: 'begin' });
   const { rows } = await connection.query({
     text: `explain (analyze, buffers, format json) execute claim (${values})`,
@@ -139,6 +139,29 @@ describe('the claim', () => {
       expect(after).toBeLessThan(before + 50);
       // What the watermark saves: without it, the claim walks over all of them.
       expect(fromTheStart).toBeGreaterThan(before + 500);
+    } finally {
+      await old.query('rollback');
+      old.release();
+    }
+  });
+
+  it.each([
+    ['far ahead', '3 days', 0],
+    ['before the next poll, once it has looked there', '5 s', 10_000],
+  ])('walks over no calls that were cancelled %s, under a held snapshot', async (_when, due, known) => {
+    await database.query('truncate future_call, future_call_running');
+    const nextFrom = Date.now() + known;
+    const before = buffers(await explainClaim({ nextFrom }));
+    const old = await database.pool.connect();
+    try {
+      await old.query('begin isolation level repeatable read');
+      await old.query('select 1 from future_call');
+      await database.query(
+        `insert into future_call (name, due_at) select 'claimed', now() + $1::interval from generate_series(1, 50000)`,
+        [due],
+      );
+      await database.query('delete from future_call');
+      expect(buffers(await explainClaim({ nextFrom }))).toBeLessThan(before + 10);
     } finally {
       await old.query('rollback');
       old.release();

@@ -521,6 +521,78 @@ describe('a call with the id of another one', () => {
     }
   });
 
+  it('whose end is refused as all others are is told of once, and tried by one of them until it works', async () => {
+    await database.query(`
+      create sequence tries;
+      create function refuse() returns trigger language plpgsql as $$
+        begin perform nextval('public.tries'); raise exception 'refused by a trigger'; end $$;
+      create trigger refuse before insert on future_call_outcome for each statement execute function refuse()`);
+    const tries = async () =>
+      (await database.query<{ n: number }>('select last_value::int as n from tries'))[0]!.n;
+    try {
+      let ran = 0;
+      @FutureCall('throws')
+      class Throws {
+        invoke() {
+          ran++;
+          throw new Error('x');
+        }
+      }
+      @FutureCall('works')
+      class Works {
+        invoke() {}
+      }
+      const logger = new LogLines();
+      const { service } = await bootApp(database, { providers: [Throws, Works], logger });
+      await insert('throws', 5_000);
+      await until(async () => ran === 5_000, 'all have failed');
+      const before = await tries();
+      await until(async () => (await tries()) >= before + 3, 'it is tried again and again');
+      // To find out that all are refused, and then one each time.
+      expect(await tries()).toBeLessThan(60);
+      expect(logger.warnings).toEqual([expect.stringMatching(/^Recording how "throws" \(id \d+\)/)]);
+      const { id } = await service.callWithDelay(Works, null, 0);
+      const left = `select from future_call union all select from future_call_running where id = ${id}`;
+      await until(async () => (await database.query(left)).length === 0, 'one that completes is recorded');
+      await database.query('drop trigger refuse on future_call_outcome');
+      await until(async () => (await count('future_call_outcome')) === 5_000, 'all of them are recorded');
+      expect(await count('future_call_running')).toBe(0);
+    } finally {
+      await database.query('drop function refuse cascade; drop sequence tries');
+    }
+  });
+
+  it('whose row somebody has taken away is not taken as recorded, whatever becomes of the others', async () => {
+    const { open, opened } = gate();
+    let held = 0;
+    @FutureCall('hold')
+    class Hold {
+      async invoke() {
+        held++;
+        await opened;
+      }
+    }
+    const logger = new LogLines();
+    const { service } = await bootApp(database, { providers: [Hold], logger });
+    const ids = (await service.callMany(Array.from({ length: 5 }, () => ({ handler: Hold, delay: 0 })))).map(
+      ({ id }) => id,
+    );
+    await until(async () => held === 5, 'all of them run');
+    const completed: string[] = [];
+    service.events.subscribe((event) => event.type === 'completed' && completed.push(event.id));
+    await database.query('delete from future_call_running');
+    open();
+    await until(async () => logger.warnings.length > 0, 'it is told of');
+    expect(logger.warnings).toEqual([
+      expect.stringMatching(
+        new RegExp(
+          `^How "hold" \\(id ${ids[0]}\\) and 4 other calls ended is not recorded: somebody has taken their rows`,
+        ),
+      ),
+    ]);
+    expect(completed).toEqual([]);
+  });
+
   it('whose end was not recorded before the drain gave up is not released when the session comes back', async () => {
     await database.query(`
       create or replace function refuse() returns trigger language plpgsql as $$ begin

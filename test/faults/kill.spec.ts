@@ -165,6 +165,28 @@ describe('A process that is killed', () => {
   );
 
   it(
+    'by a call again and again does not take the calls beside it down with it',
+    inWorld(async (world) => {
+      const start = () => world.run({ handlers: { again: { attempts: 3 } } });
+      let app = await start();
+      // Claimed together, and the first one leaves the others no time to start.
+      const ids = await world.scheduleAll('again', [{ die: true }, ...Array.from({ length: 8 }, () => null)]);
+      let deaths = 0;
+      const ended = world.untilEnded(ids);
+      const isOver = ended.then(() => true);
+      while (!(await Promise.race([isOver, app.exited.then(() => false)]))) {
+        deaths++;
+        app = await start();
+      }
+      expect((await ended).map(({ outcome }) => outcome)).toEqual([
+        'interrupted',
+        ...Array.from({ length: 8 }, () => 'completed'),
+      ]);
+      expect(deaths).toBe(3);
+    }),
+  );
+
+  it(
     'is found dead by the third look that misses its lock',
     inWorld(async (world) => {
       const proxy = await world.proxy();

@@ -23,6 +23,8 @@ import { boot, onMessage, tell } from '../app-process.js';
 
 /** What a handler does with a call, in this order. */
 export interface Act {
+  /** Ends the process at once, before anything is said. */
+  die?: boolean;
   /** Blocks the event loop until somebody writes to this FIFO. */
   block?: string;
   /** Runs a statement on the app's pool. */
@@ -44,6 +46,7 @@ class Acts {
 
   async do(act: Act | null, call: FutureCallContext): Promise<void> {
     const { id, name, attempt } = call;
+    if (act?.die === true) process.kill(process.pid, 'SIGKILL');
     tell('started', { id, name, attempt });
     call.signal.addEventListener('abort', () => tell('aborted', { id, attempt }));
     await this.write(call);
