@@ -544,10 +544,10 @@ describe('a call with the id of another one', () => {
       }
       const logger = new LogLines();
       const { service } = await bootApp(database, { providers: [Throws, Works], logger });
-      await insert('throws', 5_000);
-      await until(async () => ran === 5_000, 'all have failed');
+      await insert('throws', 500);
+      await until(async () => ran === 500, 'all have failed');
       const before = await tries();
-      await until(async () => (await tries()) >= before + 3, 'it is tried again and again');
+      await until(async () => (await tries()) > before + 1, 'it is tried again and again');
       // To find out that all are refused, and then one each time.
       expect(await tries()).toBeLessThan(60);
       expect(logger.warnings).toEqual([expect.stringMatching(/^Recording how "throws" \(id \d+\)/)]);
@@ -555,7 +555,7 @@ describe('a call with the id of another one', () => {
       const left = `select from future_call union all select from future_call_running where id = ${id}`;
       await until(async () => (await database.query(left)).length === 0, 'one that completes is recorded');
       await database.query('drop trigger refuse on future_call_outcome');
-      await until(async () => (await count('future_call_outcome')) === 5_000, 'all of them are recorded');
+      await until(async () => (await count('future_call_outcome')) === 500, 'all of them are recorded');
       expect(await count('future_call_running')).toBe(0);
     } finally {
       await database.query('drop function refuse cascade; drop sequence tries');
