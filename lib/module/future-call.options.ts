@@ -31,10 +31,10 @@ export interface FutureCallModuleOptions {
    */
   concurrency?: number;
   /**
-   * Whether to claim ahead of free slots, about 50 ms of work at the speed at which handlers have been ending
-   * lately. Slow handlers claim nothing ahead. A claimed call counts as started: it can no longer be cancelled, and
-   * if the process is killed it ends as `interrupted` though its handler never ran. With `false` only what can start
-   * now is claimed, at the price of throughput.
+   * Whether to claim ahead of free slots, about 50 ms of work by how long a handler's calls have taken lately. Handlers
+   * that take longer claim nothing ahead, and what does not start is given back. A claimed call counts as started: it can
+   * no longer be cancelled, and if the process is killed it ends as `interrupted` though its handler never ran. With
+   * `false` only what can start now is claimed, at the price of throughput.
    *
    * @default true
    */
