@@ -31,8 +31,8 @@ export interface FutureCallModuleOptions {
    */
   concurrency?: number;
   /**
-   * Whether to claim ahead of free slots, about 50 ms of work at the speed at which handlers have been ending
-   * lately. Slow handlers claim nothing ahead. A claimed call counts as started: it can no longer be cancelled, and
+   * Whether to claim ahead of free slots what can be finished within 50 ms, by how long calls have been taking
+   * lately. Handlers that take longer claim nothing ahead. A claimed call counts as started: it can no longer be cancelled, and
    * if the process is killed it ends as `interrupted` though its handler never ran. With `false` only what can start
    * now is claimed, at the price of throughput.
    *
@@ -93,7 +93,8 @@ export interface FutureCallModuleOptions {
   preparedStatements?: boolean;
   /**
    * How long rows of `future_call_outcome` are kept, by outcome: a length of time, `true` (for ever) or `false` (none is
-   * written). Old ones are deleted in small batches, by one instance at a time.
+   * written). Old ones are deleted in small batches, by one instance at a time. Each deletes by its own `retention`, also
+   * what another process keeps: give all that run calls the same.
    *
    * @default { completed: false, failed: '30d', interrupted: '30d', cancelled: false }
    */
