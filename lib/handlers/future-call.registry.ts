@@ -1,6 +1,6 @@
 import { Injectable } from '@nestjs/common';
 import { show } from '../common/show.js';
-import { labelProblem, quoted } from '../common/text.js';
+import { labelProblem, onOneLine, quoted } from '../common/text.js';
 import { futureCallMark } from './future-call.decorator.js';
 import {
   FutureCallHandlerError,
@@ -52,7 +52,7 @@ export class FutureCallRegistry {
       `No handler for ${quoted(name)}. ` +
         (typeof handler === 'function'
           ? `Add ${handler.name} to a module's providers`
-          : `Add @FutureCall('${name}') to a provider class and the class to a module's providers`) +
+          : `Add @FutureCall('${onOneLine(name)}') to a provider class and the class to a module's providers`) +
         `${cure}. Known here: ${known.length === 0 ? 'none' : known.join(', ')}.`,
     );
   }

@@ -67,6 +67,7 @@ describe('show', () => {
     [() => 1, 'a function'],
     [Money, 'function Money'],
     [new Money(5), '{"cents":5}'],
+    [new (class Empty {})(), 'an object of class Empty'],
     [[1, 'a'], '[1,"a"]'],
     [new Date(0), '1970-01-01T00:00:00.000Z'],
     [new Date(NaN), 'Invalid Date'],
