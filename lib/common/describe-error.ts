@@ -1,4 +1,5 @@
 import { inspect, types } from 'node:util';
+import { onOneLine } from './text.js';
 
 /** What is kept of anything that was thrown. */
 export interface ErrorDescription {
@@ -36,7 +37,7 @@ export function errorText(thrown: unknown): string {
 
 /** As `errorText`, of what is described already. */
 export function inOneLine(error: ErrorDescription): string {
-  const text = lineOf(error).replaceAll(/\s*[\r\n]\s*/g, ' ');
+  const text = onOneLine(lineOf(error));
   return text.length > MAX_MESSAGE ? `${text.slice(0, MAX_MESSAGE)}…` : text;
 }
 

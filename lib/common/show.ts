@@ -35,8 +35,14 @@ function describeObject(value: object): string {
     // A Map, a Promise: what it is says more than that nothing of it is shown.
     const isSilent =
       json === undefined || (json === '{}' && Object.getPrototypeOf(value) !== Object.prototype);
-    return isSilent ? Object.prototype.toString.call(value) : json;
+    return isSilent ? whatItIs(value) : json;
   } catch {
     return Object.prototype.toString.call(value);
   }
+}
+
+function whatItIs(value: object): string {
+  const tag = Object.prototype.toString.call(value);
+  const { name } = value.constructor ?? {};
+  return tag === '[object Object]' && name ? `an object of class ${name}` : tag;
 }

@@ -8,6 +8,21 @@ export function textProblem(text: string): string | undefined {
   return undefined;
 }
 
+/** What ends a line somewhere: in a terminal, or for whoever reads a log line by line. */
+const BREAKS = /\s*[\n\v\f\r\u0085\u2028\u2029]\s*/g;
+const UNQUOTED_BREAK = /[\u0085\u2028\u2029]/g;
+
+/** The text on one line. */
+export const onOneLine = (text: string): string => text.replaceAll(BREAKS, ' ');
+
+/** A name or an identifier for a message: in quotes and on one line, whoever has chosen it. */
+export function quoted(label: string): string {
+  return JSON.stringify(label).replaceAll(
+    UNQUOTED_BREAK,
+    (char) => `\\u${char.charCodeAt(0).toString(16).padStart(4, '0')}`,
+  );
+}
+
 /** "1 call", "2 calls". */
 export function counted(count: number, noun: string): string {
   return `${count} ${noun}${count === 1 ? '' : 's'}`;

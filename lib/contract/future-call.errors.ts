@@ -60,7 +60,11 @@ export class RetryError extends FutureCallError {
     options?: ErrorOptions,
   ) {
     super(message, options);
-    const { delay, at } = (when ?? {}) as { delay?: unknown; at?: unknown };
+    // A string has an at() of its own.
+    const { delay, at } = (typeof when === 'object' && when !== null ? when : {}) as {
+      delay?: unknown;
+      at?: unknown;
+    };
     if ((at === undefined) === (delay === undefined)) {
       throw new FutureCallTimeError(
         `RetryError takes either a delay, { delay: '10m' }, or a time, { at: date }, but it is ${show(when)}.`,

@@ -1,4 +1,5 @@
 import { parseTimestamp } from '../common/timestamp.js';
+import { quoted } from '../common/text.js';
 import type { FutureCallContext } from '../contract/future-call.types.js';
 import type { ClaimedCall } from '../store/future-call.claim-store.js';
 
@@ -58,8 +59,8 @@ export class FutureCallAttempt implements FutureCallContext {
 
   /** For the log. */
   toString(): string {
-    const identifier = this.identifier === null ? '' : `, identifier "${this.identifier}"`;
-    return `"${this.name}" (id ${this.id}, attempt ${this.attempt}${identifier})`;
+    const identifier = this.identifier === null ? '' : `, identifier ${quoted(this.identifier)}`;
+    return `${quoted(this.name)} (id ${this.id}, attempt ${this.attempt}${identifier})`;
   }
 
   abort(reason: Error): void {

@@ -1,6 +1,7 @@
 import { Logger } from '@nestjs/common';
 import { errorText } from '../common/describe-error.js';
 import { ToldReasons } from '../common/told-reasons.js';
+import { quoted } from '../common/text.js';
 import type { FutureCallInstanceStore } from '../store/future-call.instance-store.js';
 
 /** Looks for calls that no instance has a handler for. */
@@ -13,7 +14,7 @@ export class FutureCallHandlerCheck {
   async check(instances: FutureCallInstanceStore): Promise<void> {
     const names = await instances.namesWithoutHandler().catch((error: unknown) => this.failed(error));
     if (names === undefined) return;
-    const listed = names.map((name) => `"${name}"`).join(', ');
+    const listed = names.map(quoted).join(', ');
     if (listed !== '' && listed !== this.told) {
       this.logger.warn(
         `Calls are pending that no running instance has a handler for: ${listed}. ` +

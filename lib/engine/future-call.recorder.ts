@@ -1,6 +1,6 @@
 import { Logger } from '@nestjs/common';
 import { errorText } from '../common/describe-error.js';
-import { counted } from '../common/text.js';
+import { counted, quoted } from '../common/text.js';
 import { ToldReasons } from '../common/told-reasons.js';
 import type { AttemptEnd, Recording } from '../store/future-call.ending-store.js';
 import { FutureCallSession } from '../store/future-call.session.js';
@@ -143,5 +143,5 @@ export class FutureCallRecorder {
 function named(ends: readonly AttemptEnd[]): string {
   const { name, id } = ends[0]!.call;
   const more = ends.length === 1 ? '' : ` and ${counted(ends.length - 1, 'other call')}`;
-  return `"${name}" (id ${id})${more}`;
+  return `${quoted(name)} (id ${id})${more}`;
 }

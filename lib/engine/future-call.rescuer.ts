@@ -1,6 +1,6 @@
 import { Logger } from '@nestjs/common';
 import { errorText } from '../common/describe-error.js';
-import { counted } from '../common/text.js';
+import { counted, quoted } from '../common/text.js';
 import { monotonic, sleep } from '../common/timers.js';
 import { ToldReasons } from '../common/told-reasons.js';
 import { Pulse, unlessAborted } from '../common/waiting.js';
@@ -251,8 +251,8 @@ export class FutureCallRescuer {
     }
     if (calls.length === 0) return 'No call was interrupted.';
     const named = calls.slice(0, NAMED_CALLS).map(({ id, name, attempt, identifier, willRetry }) => {
-      const label = identifier === null ? '' : `, identifier "${identifier}"`;
-      return `"${name}" (id ${id}, attempt ${attempt}${label}${willRetry ? ', is tried again' : ''})`;
+      const label = identifier === null ? '' : `, identifier ${quoted(identifier)}`;
+      return `${quoted(name)} (id ${id}, attempt ${attempt}${label}${willRetry ? ', is tried again' : ''})`;
     });
     const more = calls.length > NAMED_CALLS ? ` and ${calls.length - NAMED_CALLS} more` : '';
     return `Interrupted ${counted(calls.length, 'call')}: ${named.join(', ')}${more}.`;

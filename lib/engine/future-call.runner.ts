@@ -1,4 +1,5 @@
 import { AsyncResource } from 'node:async_hooks';
+import { onOneLine } from '../common/text.js';
 import {
   Inject,
   Injectable,
@@ -100,7 +101,7 @@ export class FutureCallRunner implements OnApplicationBootstrap, OnModuleDestroy
       await engine.start();
       this.started = engine;
       this.wake.attach(engine.parts.poller);
-      const names = [...this.registry.handlers.keys()].join(', ');
+      const names = [...this.registry.handlers.keys()].map(onOneLine).join(', ');
       this.logger.log(
         `Instance ${engine.parts.session.instance.id} runs future calls, ${this.options.concurrency} at a time: ${names || 'no handlers'}.`,
       );

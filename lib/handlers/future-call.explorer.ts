@@ -1,5 +1,6 @@
 import { Injectable } from '@nestjs/common';
 import { ContextIdFactory, DiscoveryService, ModuleRef } from '@nestjs/core';
+import { quoted } from '../common/text.js';
 import { futureCallMark, FutureCallMetadata } from './future-call.decorator.js';
 import { FutureCallHandlerError } from '../contract/future-call.errors.js';
 import type { FutureCallContext, FutureCallHandlerOptions } from '../contract/future-call.types.js';
@@ -50,7 +51,7 @@ export class FutureCallExplorer {
       if (owner === target) continue;
       if (owner !== undefined) {
         throw new FutureCallHandlerError(
-          `Two handlers are named "${mark.name}": ${owner.name} and ${target.name}. Rename one of them in its @FutureCall().`,
+          `Two handlers are named ${quoted(mark.name)}: ${owner.name} and ${target.name}. Rename one of them in its @FutureCall().`,
         );
       }
       owners.set(mark.name, target);

@@ -1,6 +1,6 @@
 import { Injectable } from '@nestjs/common';
 import { show } from '../common/show.js';
-import { labelProblem } from '../common/text.js';
+import { labelProblem, onOneLine, quoted } from '../common/text.js';
 import { futureCallMark } from './future-call.decorator.js';
 import {
   FutureCallHandlerError,
@@ -47,12 +47,12 @@ export class FutureCallRegistry {
     // While the app boots there may be more of them every time, as factories make them.
     const handlers = this.found ?? this.explorer.explore();
     if (handlers.has(name)) return;
-    const known = [...handlers.keys()].toSorted().map((one) => `"${one}"`);
+    const known = [...handlers.keys()].toSorted().map(quoted);
     throw new UnknownFutureCallError(
-      `No handler for "${name}". ` +
+      `No handler for ${quoted(name)}. ` +
         (typeof handler === 'function'
           ? `Add ${handler.name} to a module's providers`
-          : `Add @FutureCall('${name}') to a provider class and the class to a module's providers`) +
+          : `Add @FutureCall('${onOneLine(name)}') to a provider class and the class to a module's providers`) +
         `${cure}. Known here: ${known.length === 0 ? 'none' : known.join(', ')}.`,
     );
   }

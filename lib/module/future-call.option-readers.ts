@@ -6,11 +6,16 @@ import { FutureCallOptionsError } from '../contract/future-call.errors.js';
 // naming the option, the value and what it takes.
 
 /** Throws `FutureCallOptionsError` for what is no object of options. */
-export function requireObject(owner: string, options: unknown): void {
+/** @param example what such an object looks like, where another thing is often given */
+export function requireObject(owner: string, options: unknown, example = ''): void {
   if (typeof options === 'object' && options !== null && !Array.isArray(options)) return;
   // Not the value: a connection string has a password in it.
-  const kind = options === null ? 'null' : Array.isArray(options) ? 'an array' : typeof options;
-  throw new FutureCallOptionsError(`${owner} takes an object of options, not ${kind}.`);
+  throw new FutureCallOptionsError(`${owner} takes an object of options${example}, not ${kindOf(options)}.`);
+}
+
+function kindOf(value: unknown): string {
+  if (value === null || value === undefined) return String(value);
+  return Array.isArray(value) ? 'an array' : `a ${typeof value}`;
 }
 
 /** Throws `FutureCallOptionsError` for a name that is no option: most often a typo that would do nothing. */

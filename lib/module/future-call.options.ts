@@ -93,7 +93,8 @@ export interface FutureCallModuleOptions {
   preparedStatements?: boolean;
   /**
    * How long rows of `future_call_outcome` are kept, by outcome: a length of time, `true` (for ever) or `false` (none is
-   * written). Old ones are deleted in small batches, by one instance at a time.
+   * written). Old ones are deleted in small batches, by one instance at a time. Each deletes by its own `retention`, also
+   * what another process keeps: give all that run calls the same.
    *
    * @default { completed: false, failed: '30d', interrupted: '30d', cancelled: false }
    */

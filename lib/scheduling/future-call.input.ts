@@ -19,7 +19,7 @@ const EARLIEST = Date.parse('0001-01-01T00:00:00.000Z');
 const LATEST = Date.parse('9999-12-31T23:59:59.999Z');
 
 export function requireOptions(method: string, options: object, known: string[]): void {
-  requireObject(`${method}()`, options);
+  requireObject(`${method}()`, options, `, such as { ${known[0]} }`);
   refuseUnknown(`${method}()`, options, known);
   const { manager } = options as { manager?: unknown };
   if (manager !== undefined && !isManager(manager)) {

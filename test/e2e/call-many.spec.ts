@@ -172,7 +172,7 @@ describe('callMany', () => {
     );
     const calls = [{ handler: Tick, delay: 0 }];
     for (const [options, message] of [
-      [null, /callMany\(\) takes an object of options, not null/],
+      [null, /callMany\(\) takes an object of options, such as { manager }, not null/],
       [{ identifier: 'x' }, /callMany\(\) has no option "identifier"\. Its options are manager/],
       [{ manager: {} }, /manager must be the EntityManager of your transaction/],
     ] as [never, RegExp][]) {

@@ -130,7 +130,7 @@ describe('FutureCallModule.forRoot', () => {
     ['a data source without a name', { dataSource: '' }, /dataSource must be the name of .*but it is ""/],
     ['a number as the data source', { dataSource: 5 }, /dataSource must be the name of .*but it is 5/],
     ['null', null, /takes an object of options, not null/],
-    ['a string', 'postgres://me:secret@localhost', /takes an object of options, not string/],
+    ['a string', 'postgres://me:secret@localhost', /takes an object of options, not a string/],
   ])('refuses %s', async (_what, options, message) => {
     const error = await bootError(() => ({
       imports: [typeOrm(), FutureCallModule.forRoot(options as FutureCallModuleOptions)],

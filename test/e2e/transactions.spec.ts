@@ -298,10 +298,10 @@ describe('transactions that hold every connection of the pool', () => {
         });
       return Promise.allSettled([transaction(), transaction()]);
     };
-    const [first] = await both(() => service.callWithDelay(Welcome, 1, '1d'));
-    expect(first).toMatchObject({
+    // Who gives up first lets the other one go on.
+    expect(await both(() => service.callWithDelay(Welcome, 1, '1d'))).toContainEqual({
       status: 'rejected',
-      reason: { message: 'timeout exceeded when trying to connect' },
+      reason: expect.objectContaining({ message: 'timeout exceeded when trying to connect' }),
     });
     const answers = await both((manager) => service.callWithDelay(Welcome, 2, '1d', { manager }));
     expect(answers.map(({ status }) => status)).toEqual(['fulfilled', 'fulfilled']);

@@ -10,7 +10,7 @@ import {
 import { parseDuration } from '../../lib/common/duration.js';
 import { show } from '../../lib/common/show.js';
 import { sleep } from '../../lib/common/timers.js';
-import { labelProblem, textProblem } from '../../lib/common/text.js';
+import { labelProblem, quoted, textProblem } from '../../lib/common/text.js';
 import { parseTimestamp } from '../../lib/common/timestamp.js';
 
 describe('parseTimestamp', () => {
@@ -67,6 +67,7 @@ describe('show', () => {
     [() => 1, 'a function'],
     [Money, 'function Money'],
     [new Money(5), '{"cents":5}'],
+    [new (class Empty {})(), 'an object of class Empty'],
     [[1, 'a'], '[1,"a"]'],
     [new Date(0), '1970-01-01T00:00:00.000Z'],
     [new Date(NaN), 'Invalid Date'],
@@ -104,6 +105,16 @@ describe('text', () => {
     expect(labelProblem('😀'.repeat(256))).toMatch(/longer than 255/);
     expect(labelProblem('')).toBe('is empty');
     expect(labelProblem(5)).toBe('is not a string');
+  });
+});
+
+describe('quoted', () => {
+  it('is one line, whoever has chosen the label', () => {
+    expect(['a', 'b\nc"d', '\u2028e\u0085'].map(quoted)).toEqual([
+      '"a"',
+      String.raw`"b\nc\"d"`,
+      String.raw`"\u2028e\u0085"`,
+    ]);
   });
 });
 
@@ -254,7 +265,11 @@ describe('describeError', () => {
       new AggregateError(['one', new Error('two')], 'All failed.'),
       'AggregateError: All failed (one; two)',
     ],
-    ['several lines', new Error('one\n  two\r\nthree'), 'one two three'],
+    [
+      'several lines',
+      new Error('one\n  two\r\nthree\u2028four\u0085five\fsix'),
+      'one two three four five six',
+    ],
   ])('says on one line what is to be said of %s', (_what, thrown, line) => {
     expect(errorText(thrown)).toBe(line);
   });

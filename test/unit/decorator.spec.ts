@@ -86,7 +86,7 @@ describe('@FutureCall', () => {
       /backoff\.max: "never" is not a length of time/,
     ],
     ['null', null, /takes an object of options, not null/],
-    ['a number', 5, /takes an object of options, not number/],
+    ['a number', 5, /takes an object of options, not a number/],
   ])('refuses %s', (_what, options, message) => {
     expect(decorate('name', options)).toThrow(FutureCallOptionsError);
     expect(decorate('name', options)).toThrow(message);

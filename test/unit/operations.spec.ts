@@ -1,7 +1,7 @@
 import * as fs from 'node:fs';
 import path from 'node:path';
 import { expect, it } from 'vitest';
-import { ROOT, table } from '../support/docs.js';
+import { headings, ROOT, table } from '../support/docs.js';
 
 interface LogLine {
   readonly level: string;
@@ -26,9 +26,16 @@ const logged = sources.flatMap((code) => {
   );
 });
 
-const explained = table('docs/operations.md', 'What a log line means').flatMap(([level, lines]) =>
-  [...lines!.matchAll(/`([^`]+)`/g)].map(([, text]) => ({ level: level!, text: text! })),
-);
+const PAGE = 'docs/operations.md';
+const all = headings(PAGE);
+
+/** One table each for what the lines are about. */
+const explained = all
+  .slice(all.indexOf('What a log line means') + 1)
+  .flatMap((heading) => table(PAGE, heading))
+  .flatMap(([level, lines]) =>
+    [...lines!.matchAll(/`([^`]+)`/g)].map(([, text]) => ({ level: level!, text: text! })),
+  );
 
 function partsOf(template: string): string[] {
   return template
