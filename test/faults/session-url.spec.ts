@@ -166,23 +166,21 @@ describe('a sessionUrl to another database', () => {
       return questions.length === 1 ? 'freeze' : 'pass';
     };
     const stopped = new AbortController();
-    const line = await bootApp(database, {
+    const { dataSource } = await bootApp(database, {
       typeorm: { url: proxy.url(database.url) },
       options: { execute: false },
     });
-    const session = await FutureCallConnection.open(line.dataSource, {
+    const session = await FutureCallConnection.open(dataSource, {
       url: database.url,
       applicationName: 'test',
     });
     onTestFinished(() => session.close());
-    const same = new FutureCallSameDatabase(line.dataSource, database.url);
-    const proof = same.prove(session, stopped.signal);
-    const refused = expect(proof).rejects.toThrow(
+    const same = new FutureCallSameDatabase(dataSource, database.url);
+    const asked = until(async () => questions.length === 1, 'it is asked').then(() => stopped.abort());
+    await expect(same.prove(session, stopped.signal)).rejects.toThrow(
       /^The data source did not say in time which database it leads to/,
     );
-    await until(async () => questions.length === 1, 'it is asked');
-    stopped.abort();
-    await refused;
+    await asked;
     expect(same.isUnproven).toBe(true);
     await same.prove(session, new AbortController().signal);
     expect(same.isUnproven).toBe(false);
