@@ -56,8 +56,8 @@ export class FutureCallDrain {
   }
 
   private async interruptRest(): Promise<number> {
-    const { session, instances, rescuer } = this.parts;
-    if (!session.isOpen) return 0;
+    const { session, instances, executor, rescuer } = this.parts;
+    if (!session.isOpen || executor.knownCalls().length === 0) return 0;
     try {
       const calls = await instances.interruptOwn(
         'Its instance stopped before the call had finished.',

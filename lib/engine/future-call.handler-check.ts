@@ -2,6 +2,7 @@ import { Logger } from '@nestjs/common';
 import { errorText } from '../common/describe-error.js';
 import { ToldReasons } from '../common/told-reasons.js';
 import { quoted } from '../common/text.js';
+import { isLockTimeout } from '../store/future-call.lock-wait.js';
 import type { FutureCallInstanceStore } from '../store/future-call.instance-store.js';
 
 /** Looks for calls that no instance has a handler for. */
@@ -14,6 +15,7 @@ export class FutureCallHandlerCheck {
   async check(instances: FutureCallInstanceStore): Promise<void> {
     const names = await instances.namesWithoutHandler().catch((error: unknown) => this.failed(error));
     if (names === undefined) return;
+    this.refusals.forget();
     const listed = names.map(quoted).join(', ');
     if (listed !== '' && listed !== this.told) {
       this.logger.warn(
@@ -28,6 +30,10 @@ export class FutureCallHandlerCheck {
     // No answer of the server: the session is lost, which is told elsewhere.
     if ((error as { severity?: unknown }).severity === undefined || !this.refusals.isNew(errorText(error)))
       return;
-    this.logger.warn(`Looking for calls that nobody has a handler for fails: ${errorText(error)}`);
+    // PostgreSQL does not say what it waited for.
+    const where = isLockTimeout(error)
+      ? '. Somebody has locked future_call or future_call_instance (pg_locks tells who)'
+      : '';
+    this.logger.warn(`Looking for calls that nobody has a handler for fails: ${errorText(error)}${where}`);
   }
 }

@@ -85,11 +85,11 @@ export class FutureCallRescuer {
   }
 
   /**
-   * Whether a look has found everybody alive who is registered. Who could not be rescued is not waited for: that is in
-   * the log, and is tried again by whoever looks next.
+   * Whether a look has found everybody alive who is registered. Who could not be rescued is not waited for, nor looks that
+   * are refused again and again: that is in the log, and is tried again by whoever looks next.
    */
   get isSure(): boolean {
-    return this.hasLooked && this.unjudged.length === 0;
+    return this.refused > 1 || (this.hasLooked && this.unjudged.length === 0);
   }
 
   /** The instances whose lock is missing, and of which it is not known yet whether they are dead. */
@@ -99,7 +99,8 @@ export class FutureCallRescuer {
 
   /** Resolves when a look has ended, the first one on this session at once; or when the signal is aborted. */
   async nextLook(signal: AbortSignal): Promise<void> {
-    if (!this.hasLooked) this.rest.abort();
+    // Not without a session, nor after a look that was refused: who asks again and again would never let anybody rest.
+    if (!this.hasLooked && this.session.isOpen && this.refused === 0) this.rest.abort();
     await unlessAborted(this.lookEnds.next, signal);
   }
 
@@ -146,6 +147,8 @@ export class FutureCallRescuer {
 
   private lookFailed(error: unknown): void {
     this.leftOut = Math.min(2 ** this.refused++, MOST_LEFT_OUT);
+    // Whoever was missing may be there meanwhile, and gone again: only looks that follow each other tell.
+    for (const missing of this.missing.values()) Object.assign(missing, { since: monotonic(), looks: 0 });
     const reason = errorText(error);
     if (!this.refusals.isNew(reason)) return;
     this.logger.warn(

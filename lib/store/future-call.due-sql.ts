@@ -4,6 +4,7 @@ import type { PoolStatement } from './future-call.pool.js';
 import {
   epochMilliseconds,
   firstDueAt,
+  hidesRows,
   instanceTableOid,
   oldOutcomes,
   pruneOutcomes,
@@ -37,7 +38,8 @@ export function dueStatements(tables: FutureCallTables, time: SqlTime) {
         select case when due_at is not null then ${epochMilliseconds('due_at')}::text end as "nextDueAt",
           coalesce(due_at <= ${time.now}, false) as "isDue",
           ${mayHaveToRescue} as "mayHaveToRescue",
-          exists (select from ${kept} where exists (select from ${old})) as "mayPrune"
+          exists (select from ${kept} where exists (select from ${old})) as "mayPrune",
+          case when ${hidesRows(pending)} then current_user::text end as "blindRole"
         from (${firstDueAt(tables, '$3')}) next`,
     },
     /** $1 the kinds of outcomes, $2 for how many milliseconds each is kept. */

@@ -3,6 +3,7 @@ import { FUTURE_CALL_OPTIONS, keptForATime, type ResolvedOptions } from '../modu
 import { FutureCallClock, perTime } from './future-call.clock.js';
 import { dueStatements } from './future-call.due-sql.js';
 import { FutureCallPool } from './future-call.pool.js';
+import { rowSecurityHolds } from './future-call.row-security.js';
 import { FutureCallSchema } from './future-call.schema.js';
 
 /** What there is to do. */
@@ -28,12 +29,15 @@ export class FutureCallDueStore {
     private readonly clock: FutureCallClock,
   ) {}
 
+  /** Throws `FutureCallSchemaError` when row-level security has come in the way since the boot. */
   async look(names: readonly string[]): Promise<DueLook> {
     const { lookForWork } = await this.statements();
     const [row] = (await this.pool.run(lookForWork, [...keptForATime(this.options), names])) as [
-      Omit<DueLook, 'nextDueAt'> & { nextDueAt: string | null },
+      Omit<DueLook, 'nextDueAt'> & { nextDueAt: string | null; blindRole: string | null },
     ];
-    return { ...row, nextDueAt: row.nextDueAt === null ? null : Number(row.nextDueAt) };
+    const { blindRole, nextDueAt, ...look } = row;
+    if (blindRole !== null) throw rowSecurityHolds(blindRole, [(await this.schema.ready()).pending]);
+    return { ...look, nextDueAt: nextDueAt === null ? null : Number(nextDueAt) };
   }
 
   /** Deletes a batch of old outcomes. */

@@ -1,5 +1,5 @@
 import { FutureCallSchemaError } from '../contract/future-call.errors.js';
-import type { FutureCallTables } from '../tables/future-call.tables.js';
+import type { FutureCallTable, FutureCallTables } from '../tables/future-call.tables.js';
 import type { FutureCallConnection } from './future-call.connection.js';
 
 /**
@@ -19,10 +19,16 @@ export async function refuseRowSecurity(
     [schema, tables.map(({ name }) => name)],
   );
   if (rows.length === 0) return;
-  const role = rows[0]![1];
   const names = rows.map(([name]) => name);
-  const paths = tables.filter(({ name }) => names.includes(name)).map(({ path }) => path);
-  throw new FutureCallSchemaError(
+  throw rowSecurityHolds(
+    rows[0]![1]!,
+    tables.filter(({ name }) => names.includes(name)),
+  );
+}
+
+export function rowSecurityHolds(role: string, tables: readonly FutureCallTable[]): FutureCallSchemaError {
+  const paths = tables.map(({ path }) => path);
+  return new FutureCallSchemaError(
     `Row-level security holds for the role "${role}" on ${paths.join(', ')}, and would hide calls from it without an error. ` +
       `Let the tables' owner run future calls, without "force", or a role with bypassrls; or take it off: ` +
       `${paths.map((path) => `alter table ${path} disable row level security, no force row level security`).join('; ')}.`,

@@ -30,16 +30,35 @@ export class FutureCallSameDatabase {
     this.isUnproven = true;
     const found = await which(session);
     if (found !== known.get(this.dataSource)) {
-      // Its own connection, not one of the pool: whoever holds that may wait for us.
-      const there = await FutureCallConnection.open(this.dataSource, {
-        applicationName: 'future-call which database',
-        signal,
-      });
-      const expected = await which(there).finally(() => there.close());
+      const expected = await this.whichOfDataSource(signal);
       if (found !== expected) throw this.another();
       known.set(this.dataSource, found);
     }
     this.isUnproven = false;
+  }
+
+  /** On its own connection, not one of the pool: whoever holds that may wait for us. */
+  private async whichOfDataSource(signal: AbortSignal): Promise<string> {
+    let connection: FutureCallConnection | undefined;
+    const giveUp = () => connection?.destroy('nobody waits any more');
+    signal.addEventListener('abort', giveUp);
+    try {
+      const applicationName = 'future-call which database';
+      connection = await FutureCallConnection.open(this.dataSource, { applicationName, signal });
+      return await which(connection);
+    } catch (error) {
+      if (!signal.aborted) throw error;
+      // What ended it was us. A pooler that is full lets everybody in, and has no backend for them.
+      throw new FutureCallSessionError(
+        `The data source did not say in time which database it leads to, so nobody knows whether sessionUrl leads to the same one. ` +
+          `Is it overloaded, or the pooler before it?`,
+        { cause: error },
+      );
+    } finally {
+      signal.removeEventListener('abort', giveUp);
+      // No goodbye: one that swallows everything does not answer to that either.
+      connection?.destroy('it has answered');
+    }
   }
 
   private another(): FutureCallSessionError {

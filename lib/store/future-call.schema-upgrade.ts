@@ -1,5 +1,6 @@
 import { Logger } from '@nestjs/common';
 import type { DataSource } from 'typeorm';
+import { errorText } from '../common/describe-error.js';
 import { monotonic, sleep } from '../common/timers.js';
 import { FutureCallSchemaError } from '../contract/future-call.errors.js';
 import type { FutureCallTables } from '../tables/future-call.tables.js';
@@ -135,7 +136,7 @@ export class FutureCallSchemaUpgrade {
 
   private notAllowed(cause: unknown): FutureCallSchemaError {
     return new FutureCallSchemaError(
-      `This database role may not create or change the tables of future calls in the schema "${this.tables.schema}": ${String(cause)}. ` +
+      `This database role may not create or change the tables of future calls in the schema "${this.tables.schema}": ${errorText(cause)}. ` +
         `Give it the right, or run futureCallMigrations as a role that has it and set migrate: false.`,
       { cause },
     );

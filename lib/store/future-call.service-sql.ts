@@ -1,7 +1,14 @@
 import type { FutureCallTables } from '../tables/future-call.tables.js';
 import type { SqlTime } from './future-call.clock.js';
 import type { PoolStatement } from './future-call.pool.js';
-import { CALL, epochMilliseconds, notify, REPLACE_OUTCOME, withNamesOfTexts } from './future-call.sql.js';
+import {
+  CALL,
+  epochMilliseconds,
+  hidesRows,
+  notify,
+  REPLACE_OUTCOME,
+  withNamesOfTexts,
+} from './future-call.sql.js';
 
 /** When to notify, as the statements take it: see `scheduleAfter`. */
 export type NotifyMode = 'always' | 'soon' | 'never';
@@ -37,6 +44,8 @@ export function serviceStatements(tables: FutureCallTables, time: SqlTime) {
       + ${milliseconds} * interval '1 millisecond' + ${microseconds} * interval '1 microsecond') at time zone 'UTC')`;
   const atTime = (milliseconds: string) =>
     `'epoch'::timestamptz + ${milliseconds} * interval '1 millisecond'`;
+
+  const unlessAllIsSeen = `union all select null, current_user where ${hidesRows(pending)}`;
 
   const inserting = `insert into ${pending.name}`;
   return withNamesOfTexts({
@@ -85,20 +94,25 @@ export function serviceStatements(tables: FutureCallTables, time: SqlTime) {
         select ${notify(tables, 'name', 'due_at')} from (select $1::text as name, ${atTime('$2::float8')} as due_at) calls
         where ${isWorthNotifying('$3::text', 'due_at')}`,
     },
+    /** A row without an id has a role from which row-level security may hide calls. */
     cancel: {
       name: 'future_call_cancel',
       summary: `delete from ${pending.name}`,
-      text: `delete from ${pending.path} where identifier = $1 returning id::text as id, name`,
+      text: `
+        with cancelled as (delete from ${pending.path} where identifier = $1 returning id, name)
+        select id::text as id, name from cancelled ${unlessAllIsSeen}`,
     },
     /** As `cancel`, and keeps the outcome. */
     cancelAndKeep: {
       name: 'future_call_cancel_keep',
       summary: `delete from ${pending.name}`,
       text: `
-        with cancelled as (delete from ${pending.path} where identifier = $1 returning *)
-        insert into ${outcome.path} (call_id, attempt, ${CALL}, outcome, finished_at)
-        select id, attempt, ${CALL}, 'cancelled', ${time.moment} from cancelled ${REPLACE_OUTCOME}
-        returning call_id::text as id, name`,
+        with cancelled as (delete from ${pending.path} where identifier = $1 returning *), kept as (
+          insert into ${outcome.path} (call_id, attempt, ${CALL}, outcome, finished_at)
+          select id, attempt, ${CALL}, 'cancelled', ${time.moment} from cancelled ${REPLACE_OUTCOME}
+          returning call_id, name
+        )
+        select call_id::text as id, name from kept ${unlessAllIsSeen}`,
     },
   } satisfies Record<string, PoolStatement>);
 }

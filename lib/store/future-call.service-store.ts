@@ -4,6 +4,7 @@ import type { ParsedDelay } from '../common/duration.js';
 import { FUTURE_CALL_OPTIONS, type ResolvedOptions } from '../module/future-call.options.js';
 import { FutureCallClock, perTime } from './future-call.clock.js';
 import { FutureCallPool } from './future-call.pool.js';
+import { rowSecurityHolds } from './future-call.row-security.js';
 import { FutureCallSchema } from './future-call.schema.js';
 import { serviceStatements, type NotifyMode } from './future-call.service-sql.js';
 
@@ -107,13 +108,20 @@ export class FutureCallServiceStore {
     await this.pool.run(notify, [name, dueAt, 'soon']);
   }
 
-  /** Deletes the pending calls of an identifier. Answers with which. */
+  /**
+   * Deletes the pending calls of an identifier. Answers with which. Throws `FutureCallSchemaError` when somebody has put
+   * row-level security in the way since the boot: nothing found would mean nothing.
+   */
   async cancel(identifier: string, manager?: EntityManager): Promise<{ id: string; name: string }[]> {
     const { cancel, cancelAndKeep } = await this.statements();
     const keep = this.options.retention.cancelled > 0;
-    const answer = await this.pool.run(keep ? cancelAndKeep : cancel, [identifier], manager);
-    // TypeORM answers a DELETE with its rows and their number, and an INSERT with its rows.
-    return (keep ? answer : (answer as [unknown])[0]) as { id: string; name: string }[];
+    const rows = (await this.pool.run(keep ? cancelAndKeep : cancel, [identifier], manager)) as {
+      id: string | null;
+      name: string;
+    }[];
+    const blind = rows.find(({ id }) => id === null);
+    if (blind !== undefined) throw rowSecurityHolds(blind.name, [(await this.schema.ready()).pending]);
+    return rows as { id: string; name: string }[];
   }
 
   private async statements() {

@@ -107,8 +107,8 @@ export class FutureCallSession {
     this.statementsOf = perTime(this.clock, (time) => engineStatements(tables, time));
     this.self = new FutureCallInstance(this.statementsOf, this.options.pollInterval, handlers);
     const begin = this.becoming(async (connection) => {
-      // sessionUrl may have another role than the data source.
-      await refuseRowSecurity(connection, tables);
+      // Another role than the data source's, perhaps, which has been asked about.
+      if (this.options.sessionUrl !== undefined) await refuseRowSecurity(connection, tables);
       const register = () => this.self.begin(connection);
       await registerDespiteLocks(this.dataSource, tables.instance, connection.announcedPid, register);
     });

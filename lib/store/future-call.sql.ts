@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto';
-import type { FutureCallTables } from '../tables/future-call.tables.js';
+import type { FutureCallTable, FutureCallTables } from '../tables/future-call.tables.js';
 import type { SqlTime } from './future-call.clock.js';
 
 // What the statements of the service and of the engine have in common.
@@ -61,6 +61,12 @@ export function pruneOutcomes(tables: FutureCallTables, time: SqlTime): string {
       where (select pg_try_advisory_xact_lock(${instanceTableOid(tables)}::bigint::bit(32)::int, 0))
     ))`;
 }
+
+/**
+ * Whether row-level security holds for who asks. It hides rows without an error, unless the statement inserts; the session
+ * has a setting against it, which a connection of the app's cannot be given.
+ */
+export const hidesRows = ({ path }: FutureCallTable) => `row_security_active('${escape(path)}'::regclass)`;
 
 /** The oid of the instances' table: the class of the locks. */
 export const instanceTableOid = ({ instance }: FutureCallTables) =>

@@ -17,6 +17,7 @@ import { createDatabase, type TestDatabase } from '../support/database.js';
 import { LogLines } from '../support/log-lines.js';
 import { spawnApp } from '../support/processes.js';
 import { countStatements, countsStatements } from '../support/statements.js';
+import { PostgresProxy } from '../support/proxy.js';
 import { until } from '../support/until.js';
 
 let database: TestDatabase;
@@ -566,6 +567,51 @@ describe('runDue()', () => {
       { call_id: '80', outcome: 'interrupted' },
     ]);
     expect(await traces()).toEqual(NO_TRACES);
+  });
+
+  it('leaves the process its breath when the session is away while a dead instance is judged', async () => {
+    const proxy = await PostgresProxy.start(database.url);
+    try {
+      const { control, service } = await bootManual({
+        sessionUrl: proxy.url(database.url),
+        rescueAfter: 1_000,
+      });
+      await database.query(`insert into future_call_instance (id, host, pid, poll_interval, handlers)
+        values (7, 'gone', 1, 1000, '{}')`);
+      await service.callWithDelay(Once, 'limit', 0);
+      // With the limit reached there is nothing to claim, and nothing else to wait for.
+      const result = control.runDue({ limit: 1 });
+      await until(
+        async () =>
+          (await database.query('select from future_call_running')).length === 0 && runs.length === 1,
+        'its end is recorded',
+      );
+      const accepted = proxy.accepted;
+      proxy.refuses = true;
+      proxy.cut();
+      await until(async () => proxy.accepted > accepted + 6, 'the session is away for several looks');
+      proxy.refuses = false;
+      expect(await result).toMatchObject({ ...NOTHING, started: 1, completed: 1 });
+      expect(await database.query('select from future_call_instance')).toEqual([]);
+    } finally {
+      await proxy.close();
+    }
+  });
+
+  it('does not wait for ever for looks that are refused', async () => {
+    const logger = new LogLines();
+    const { control } = await bootManual({ rescueAfter: 500 }, { logger });
+    await database.query(`insert into future_call_instance (id, host, pid, poll_interval, handlers)
+      values (7, 'gone', 1, 1000, '{}')`);
+    const result = control.runDue();
+    await until(async () => (await traces()).instances === 2, 'it is registered');
+    await database.query('alter table future_call_instance rename column host to renamed');
+    try {
+      expect(await result).toEqual({ ...NOTHING, nextDueAt: null });
+    } finally {
+      await database.query('alter table future_call_instance rename column renamed to host');
+    }
+    expect(logger.warnings).toContainEqual(expect.stringMatching(/^Looking for dead instances fails.*host/));
   });
 
   it('says so when `for` is over while it connects, and ends at once when it is stopped then', async () => {

@@ -1,5 +1,10 @@
 import { beforeEach, describe, expect, it, onTestFinished } from 'vitest';
-import { FutureCall, FutureCallSchemaError, type FutureCallModuleOptions } from '../../lib/index.js';
+import {
+  FutureCall,
+  FutureCallControl,
+  FutureCallSchemaError,
+  type FutureCallModuleOptions,
+} from '../../lib/index.js';
 import { bootApp, createTables } from '../support/app.js';
 import { createDatabase, type TestDatabase } from '../support/database.js';
 import { createRole, isSuperuser, type TestRole } from '../support/role.js';
@@ -66,6 +71,23 @@ describe('row-level security', () => {
       'on "public"."future_call", "public"."future_call_running"',
     );
   });
+
+  it.each([{}, { retention: { cancelled: true } }])(
+    'that comes after the boot fails what would find nothing: cancelling, and runDue() (%o)',
+    async (options) => {
+      const { app, service } = await boot(owner.url, { execute: 'manual', ...options });
+      await service.callWithDelay(Call, null, '1h', { identifier: 'one' });
+      await force('future_call');
+      const refused = {
+        name: 'FutureCallSchemaError',
+        message: expect.stringContaining('would hide calls from it without an error'),
+      };
+      await expect(service.cancel('one')).rejects.toMatchObject(refused);
+      await expect(app.get(FutureCallControl).runDue()).rejects.toMatchObject(refused);
+      await force('future_call', false);
+      expect(await service.cancel('one')).toBe(1);
+    },
+  );
 
   it('is refused where it holds for the role of sessionUrl alone, and taken where that one bypasses it', async () => {
     await force('future_call_running');

@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest';
+import { FutureCallHandlerCheck } from '../../lib/engine/future-call.handler-check.js';
 import { FutureCall, type FutureCallEvent, type FutureCallHandler } from '../../lib/index.js';
 import { bootApp, createTables, type BootedApp } from '../support/app.js';
 import { createDatabase, type TestDatabase } from '../support/database.js';
@@ -219,5 +220,28 @@ describe('The row of an instance that runs', () => {
       `This process goes on as instance ${own + 1}: the row of instance ${own} was removed while it had no session, as a rescue does.`,
     );
     await runs(app);
+  });
+});
+
+describe('A table that somebody has locked', () => {
+  it('is named by the look for calls without a handler, once until it works again', async () => {
+    const database = await emptyDatabase();
+    const logger = new LogLines();
+    const { app } = await bootApp(database, { logger, options: { rescueAfter: 1_000 } });
+    const { instances, session } = engineOf(app);
+    const locker = await database.pool.connect();
+    const check = new FutureCallHandlerCheck();
+    await session.query({ text: `select set_config('lock_timeout', '100ms', false)` });
+    for (let time = 0; time < 2; time++) {
+      await locker.query('begin; lock table future_call in access exclusive mode');
+      await check.check(instances);
+      await check.check(instances);
+      await locker.query('rollback');
+      await check.check(instances);
+    }
+    locker.release();
+    const told = logger.warnings.filter((line) => line.startsWith('Looking for calls'));
+    expect(told).toHaveLength(2);
+    expect(told[0]).toMatch(/lock timeout \(code 55P03\)\. Somebody has locked future_call or /);
   });
 });

@@ -6,6 +6,8 @@ import type { TypeOrmModuleOptions } from '@nestjs/typeorm';
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest';
 import { temporaryPostgres, type TemporaryPostgres } from '../../scripts/embedded-postgres.mjs';
 import { FutureCallSessionError } from '../../lib/index.js';
+import { FutureCallConnection } from '../../lib/store/future-call.connection.js';
+import { FutureCallSameDatabase } from '../../lib/store/future-call.same-database.js';
 import { bootApp, createTables } from '../support/app.js';
 import { createDatabase, type TestDatabase } from '../support/database.js';
 import { engineOf } from '../support/engine.js';
@@ -152,6 +154,36 @@ describe('a sessionUrl to another database', () => {
     const { app } = await bootApp(database, { options: { sessionUrl: proxy.url(database.url) } });
     expect(questions).toHaveLength(2);
     expect(engineOf(app).session.isOpen).toBe(true);
+  });
+
+  it('is not waited for without an end: a pool that lets us in and never answers is named, and asked again', async () => {
+    const proxy = await PostgresProxy.start(database.url);
+    onTestFinished(() => proxy.close());
+    const questions: string[] = [];
+    proxy.judge = ({ statement }) => {
+      if (!WHICH.test(statement)) return 'pass';
+      questions.push(statement);
+      return questions.length === 1 ? 'freeze' : 'pass';
+    };
+    const stopped = new AbortController();
+    const { dataSource } = await bootApp(database, {
+      typeorm: { url: proxy.url(database.url) },
+      options: { execute: false },
+    });
+    const session = await FutureCallConnection.open(dataSource, {
+      url: database.url,
+      applicationName: 'test',
+    });
+    onTestFinished(() => session.close());
+    const same = new FutureCallSameDatabase(dataSource, database.url);
+    const asked = until(async () => questions.length === 1, 'it is asked').then(() => stopped.abort());
+    await expect(same.prove(session, stopped.signal)).rejects.toThrow(
+      /^The data source did not say in time which database it leads to/,
+    );
+    await asked;
+    expect(same.isUnproven).toBe(true);
+    await same.prove(session, new AbortController().signal);
+    expect(same.isUnproven).toBe(false);
   });
 
   it('is noticed by a reconnect too, as when its name leads elsewhere meanwhile, and waited for', async () => {
