@@ -3,6 +3,8 @@ import type { ClaimRequest, ClaimResult, Watermark } from '../store/future-call.
 
 const FROM_THE_START: Watermark = { dueAt: '-infinity', id: '0' };
 const LAST_ID = '9223372036854775807';
+/** Of so few calls it costs next to nothing to tell what was passed over. */
+const SMALL_CLAIM = 100;
 const YEAR_ONE = Date.parse('0001-01-01T00:00:00Z');
 
 /**
@@ -20,6 +22,8 @@ export class PolledHandler {
   private announced = Infinity;
   /** The first call that is due and that somebody has locked, as far as is known. */
   private locked: Watermark | undefined;
+  /** Beyond this, claims may have passed over calls that somebody had locked, and did not tell. */
+  private untold: Watermark | undefined;
   private looksAtLocked = false;
 
   constructor(readonly name: string) {}
@@ -37,17 +41,22 @@ export class PolledHandler {
     this.since = dueAt < YEAR_ONE ? FROM_THE_START : { dueAt: new Date(dueAt).toISOString(), id: '0' };
   }
 
-  /** The next claim begins with what was locked. */
-  lookAtLocked(): void {
-    if (this.locked !== undefined) this.looksAtLocked = this.mayHaveDue = true;
+  get mayHaveLocked(): boolean {
+    return this.hasLocked || this.untold !== undefined;
   }
 
-  /** What to ask for. What is announced from here on may be missing from the answer. */
-  request(free: number): ClaimRequest {
+  /** The next claim begins with what is locked, or may be. */
+  lookAtLocked(): void {
+    if (this.mayHaveLocked) this.looksAtLocked = this.mayHaveDue = true;
+  }
+
+  /** What to ask for, of `limit` in all. What is announced from here on may be missing from the answer. */
+  request(free: number, limit: number): ClaimRequest {
     this.announced = Infinity;
-    const since = this.looksAtLocked ? justBefore(this.locked!) : this.since;
+    const since = this.looksAtLocked ? this.beforeLocked() : this.since;
+    const tellsLocked = this.looksAtLocked || limit <= SMALL_CLAIM || since === FROM_THE_START;
     this.looksAtLocked = false;
-    return { name: this.name, free, since, nextFrom: this.nextFrom };
+    return { name: this.name, free, since, nextFrom: this.nextFrom, tellsLocked };
   }
 
   /**
@@ -65,7 +74,7 @@ export class PolledHandler {
     if (gotAll) this.since = { dueAt: new Date(Math.floor(now)).toISOString(), id: LAST_ID };
     else if (last !== undefined) this.since = { dueAt: last.dueAt, id: last.id };
     this.nextFrom = Math.min(nextDueAt, horizon);
-    this.learnOfLocked(request, locked.get(this.name), gotAll);
+    this.learnOfLocked(request, locked.get(this.name), gotAll ? 'all' : last);
   }
 
   /** What was announced while the claim was on its way, in milliseconds since 1970; undefined when nothing was. */
@@ -73,12 +82,29 @@ export class PolledHandler {
     return this.announced === Infinity ? undefined : this.announced;
   }
 
-  private learnOfLocked({ since }: ClaimRequest, found: Watermark | undefined, gotAll: boolean): void {
-    const covers = this.locked === undefined || compare(since, this.locked) < 0;
-    if (covers && gotAll) this.locked = found;
-    else if (found !== undefined && (this.locked === undefined || compare(found, this.locked) < 0)) {
-      this.locked = found;
+  private beforeLocked(): Watermark {
+    const locked = this.locked === undefined ? undefined : justBefore(this.locked);
+    if (locked === undefined || this.untold === undefined) return locked ?? this.untold ?? this.since;
+    return compare(locked, this.untold) < 0 ? locked : this.untold;
+  }
+
+  /** `last`: the last call that was claimed when there may be more; undefined when none was. */
+  private learnOfLocked(
+    { since, tellsLocked }: ClaimRequest,
+    found: Watermark | undefined,
+    last: Watermark | 'all' | undefined,
+  ): void {
+    if (last === undefined) return;
+    if (last !== 'all' && !tellsLocked) {
+      // A whole backlog is claimed like that. One look for all of it.
+      if (this.untold === undefined || compare(since, this.untold) < 0) this.untold = since;
+      return;
     }
+    const isLocked = found !== undefined && (last === 'all' || compare(found, last) < 0);
+    // What comes after the last one is told by the claims that follow: they begin there.
+    if (this.locked === undefined || compare(since, this.locked) < 0)
+      this.locked = isLocked ? found : undefined;
+    if (this.untold !== undefined && compare(since, this.untold) <= 0) this.untold = undefined;
   }
 }
 
