@@ -18,6 +18,9 @@ export class PolledHandler {
   private since = FROM_THE_START;
   /** The calls due before are known, by the due timer or an announcement. Milliseconds since 1970. */
   private nextFrom = 0;
+  /** The latest due time that was announced as due, and the latest of which a claim has to tell whether it was. */
+  private latestDue = -Infinity;
+  private askedFor = -Infinity;
   /** The earliest due time that was announced while a claim was on its way, in milliseconds since 1970. */
   private announced = Infinity;
   /** The first call that is due and that somebody has locked, as far as is known. */
@@ -36,7 +39,9 @@ export class PolledHandler {
   announce(dueAt: number, isDue = true): void {
     this.mayHaveDue ||= isDue;
     this.announced = Math.min(this.announced, dueAt);
-    this.nextFrom = Math.max(0, Math.min(this.nextFrom, dueAt));
+    // What is due is claimed. To look behind it for the next one would lead over all that was cancelled since.
+    if (isDue && dueAt > 0) this.latestDue = Math.max(this.latestDue, dueAt);
+    else this.nextFrom = Math.max(0, Math.min(this.nextFrom, dueAt));
     if (dueAt > parseTimestamp(this.since.dueAt)) return;
     this.since = dueAt < YEAR_ONE ? FROM_THE_START : { dueAt: new Date(dueAt).toISOString(), id: '0' };
   }
@@ -53,6 +58,8 @@ export class PolledHandler {
   /** What to ask for, of `limit` in all. What is announced from here on may be missing from the answer. */
   request(free: number, limit: number): ClaimRequest {
     this.announced = Infinity;
+    this.askedFor = Math.max(this.askedFor, this.latestDue);
+    this.latestDue = -Infinity;
     const since = this.looksAtLocked ? this.beforeLocked() : this.since;
     const tellsLocked = this.looksAtLocked || limit <= SMALL_CLAIM || since === FROM_THE_START;
     this.looksAtLocked = false;
@@ -74,6 +81,12 @@ export class PolledHandler {
     if (gotAll) this.since = { dueAt: new Date(Math.floor(now)).toISOString(), id: LAST_ID };
     else if (last !== undefined) this.since = { dueAt: last.dueAt, id: last.id };
     this.nextFrom = Math.min(nextDueAt, horizon);
+    if (this.askedFor > now) {
+      // By the database's clock it was not due yet. The next claim tells when it is.
+      this.nextFrom = 0;
+      this.mayHaveDue = true;
+    }
+    this.askedFor = -Infinity;
     this.learnOfLocked(request, locked.get(this.name), gotAll ? 'all' : last);
   }
 
