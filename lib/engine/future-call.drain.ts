@@ -32,7 +32,8 @@ export class FutureCallDrain {
     await this.finishRunning();
     await withDeadline(LAST_WORDS, (signal) => completer.settled(signal));
     completer.stop();
-    releaser.stop();
+    // Before the rest: what has not started is not interrupted.
+    await releaser.finish();
     const interrupted = await this.interruptRest();
     await pruner.stop();
     await rescuer.stop();

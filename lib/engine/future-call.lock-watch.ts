@@ -21,12 +21,14 @@ export class FutureCallLockWatch {
     private readonly lookAgain: () => void,
   ) {}
 
-  /** Whether something is locked, after a claim that took so many milliseconds. */
-  seen(isLocked: boolean, took: number): void {
-    if (!isLocked) {
+  /** Whether something is locked, and whether it may be, after a claim that took so many milliseconds. */
+  seen(isLocked: boolean, mayBe: boolean, took: number): void {
+    if (!mayBe) {
       this.stop();
       return;
     }
+    // A backlog that lasts is no lock that lasts.
+    if (!isLocked) this.since = undefined;
     if (this.timer !== undefined) return;
     this.since ??= monotonic();
     const wait = Math.max(SHORTEST_WAIT, (monotonic() - this.since) * PART_OF_AGE, took * TIMES_OF_LOOK);

@@ -3,6 +3,8 @@ import type { ClaimRequest, ClaimResult, Watermark } from '../store/future-call.
 
 const FROM_THE_START: Watermark = { dueAt: '-infinity', id: '0' };
 const LAST_ID = '9223372036854775807';
+/** Of so few calls it costs next to nothing to tell what was passed over. */
+const SMALL_CLAIM = 100;
 const YEAR_ONE = Date.parse('0001-01-01T00:00:00Z');
 
 /**
@@ -16,10 +18,15 @@ export class PolledHandler {
   private since = FROM_THE_START;
   /** The calls due before are known, by the due timer or an announcement. Milliseconds since 1970. */
   private nextFrom = 0;
+  /** The latest due time that was announced as due, and the latest of which a claim has to tell whether it was. */
+  private latestDue = -Infinity;
+  private askedFor = -Infinity;
   /** The earliest due time that was announced while a claim was on its way, in milliseconds since 1970. */
   private announced = Infinity;
   /** The first call that is due and that somebody has locked, as far as is known. */
   private locked: Watermark | undefined;
+  /** Beyond this, claims may have passed over calls that somebody had locked, and did not tell. */
+  private untold: Watermark | undefined;
   private looksAtLocked = false;
 
   constructor(readonly name: string) {}
@@ -32,22 +39,31 @@ export class PolledHandler {
   announce(dueAt: number, isDue = true): void {
     this.mayHaveDue ||= isDue;
     this.announced = Math.min(this.announced, dueAt);
-    this.nextFrom = Math.max(0, Math.min(this.nextFrom, dueAt));
+    // What is due is claimed. To look behind it for the next one would lead over all that was cancelled since.
+    if (isDue && dueAt > 0) this.latestDue = Math.max(this.latestDue, dueAt);
+    else this.nextFrom = Math.max(0, Math.min(this.nextFrom, dueAt));
     if (dueAt > parseTimestamp(this.since.dueAt)) return;
     this.since = dueAt < YEAR_ONE ? FROM_THE_START : { dueAt: new Date(dueAt).toISOString(), id: '0' };
   }
 
-  /** The next claim begins with what was locked. */
-  lookAtLocked(): void {
-    if (this.locked !== undefined) this.looksAtLocked = this.mayHaveDue = true;
+  get mayHaveLocked(): boolean {
+    return this.hasLocked || this.untold !== undefined;
   }
 
-  /** What to ask for. What is announced from here on may be missing from the answer. */
-  request(free: number): ClaimRequest {
+  /** The next claim begins with what is locked, or may be. */
+  lookAtLocked(): void {
+    if (this.mayHaveLocked) this.looksAtLocked = this.mayHaveDue = true;
+  }
+
+  /** What to ask for, of `limit` in all. What is announced from here on may be missing from the answer. */
+  request(free: number, limit: number): ClaimRequest {
     this.announced = Infinity;
-    const since = this.looksAtLocked ? justBefore(this.locked!) : this.since;
+    this.askedFor = Math.max(this.askedFor, this.latestDue);
+    this.latestDue = -Infinity;
+    const since = this.looksAtLocked ? this.beforeLocked() : this.since;
+    const tellsLocked = this.looksAtLocked || limit <= SMALL_CLAIM || since === FROM_THE_START;
     this.looksAtLocked = false;
-    return { name: this.name, free, since, nextFrom: this.nextFrom };
+    return { name: this.name, free, since, nextFrom: this.nextFrom, tellsLocked };
   }
 
   /**
@@ -65,7 +81,13 @@ export class PolledHandler {
     if (gotAll) this.since = { dueAt: new Date(Math.floor(now)).toISOString(), id: LAST_ID };
     else if (last !== undefined) this.since = { dueAt: last.dueAt, id: last.id };
     this.nextFrom = Math.min(nextDueAt, horizon);
-    this.learnOfLocked(request, locked.get(this.name), gotAll);
+    if (this.askedFor > now) {
+      // By the database's clock it was not due yet. The next claim tells when it is.
+      this.nextFrom = 0;
+      this.mayHaveDue = true;
+    }
+    this.askedFor = -Infinity;
+    this.learnOfLocked(request, locked.get(this.name), gotAll ? 'all' : last);
   }
 
   /** What was announced while the claim was on its way, in milliseconds since 1970; undefined when nothing was. */
@@ -73,12 +95,29 @@ export class PolledHandler {
     return this.announced === Infinity ? undefined : this.announced;
   }
 
-  private learnOfLocked({ since }: ClaimRequest, found: Watermark | undefined, gotAll: boolean): void {
-    const covers = this.locked === undefined || compare(since, this.locked) < 0;
-    if (covers && gotAll) this.locked = found;
-    else if (found !== undefined && (this.locked === undefined || compare(found, this.locked) < 0)) {
-      this.locked = found;
+  private beforeLocked(): Watermark {
+    const locked = this.locked === undefined ? undefined : justBefore(this.locked);
+    if (locked === undefined || this.untold === undefined) return locked ?? this.untold ?? this.since;
+    return compare(locked, this.untold) < 0 ? locked : this.untold;
+  }
+
+  /** `last`: the last call that was claimed when there may be more; undefined when none was. */
+  private learnOfLocked(
+    { since, tellsLocked }: ClaimRequest,
+    found: Watermark | undefined,
+    last: Watermark | 'all' | undefined,
+  ): void {
+    if (last === undefined) return;
+    if (last !== 'all' && !tellsLocked) {
+      // A whole backlog is claimed like that. One look for all of it.
+      if (this.untold === undefined || compare(since, this.untold) < 0) this.untold = since;
+      return;
     }
+    const isLocked = found !== undefined && (last === 'all' || compare(found, last) < 0);
+    // What comes after the last one is told by the claims that follow: they begin there.
+    if (this.locked === undefined || compare(since, this.locked) < 0)
+      this.locked = isLocked ? found : undefined;
+    if (this.untold !== undefined && compare(since, this.untold) <= 0) this.untold = undefined;
   }
 }
 

@@ -202,7 +202,7 @@ export class FutureCallPoller implements LocalPoller {
   }
 
   private async claim(wishes: readonly Wish[], limit: number): Promise<void> {
-    const requests = wishes.map(({ handler, free }) => handler.request(free));
+    const requests = wishes.map(({ handler, free }) => handler.request(free, limit));
     const answer = await this.store.claim(requests, limit);
     const { calls, sentAt, now, nextDueAt } = answer;
     this.dueTimer.tie(now, sentAt);
@@ -230,6 +230,7 @@ export class FutureCallPoller implements LocalPoller {
     if (!this.isStopped) {
       this.lockWatch.seen(
         this.handlers.some(({ hasLocked }) => hasLocked),
+        this.handlers.some(({ mayHaveLocked }) => mayHaveLocked),
         monotonic() - sentAt,
       );
     }

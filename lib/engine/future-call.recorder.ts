@@ -31,6 +31,7 @@ export class FutureCallRecorder {
   /** One after the other, without one that was recorded. */
   private refusals = 0;
   private tries = 0;
+  private isTrying = false;
   private readonly reasons = new ToldReasons();
 
   /**
@@ -113,8 +114,12 @@ export class FutureCallRecorder {
 
   /** One of them: as long as that is refused, the others need not be sent. */
   private async tryRefused(ends: readonly AttemptEnd[]): Promise<void> {
+    // The server took longer to refuse it than the wait was. What has come meanwhile is seen to after it.
+    if (this.isTrying) return;
+    this.isTrying = true;
     const [first, ...others] = ends as [AttemptEnd, ...AttemptEnd[]];
     const error = await this.tryTo([first]);
+    this.isTrying = false;
     const waiting = this.refused.take().slice(ends.length);
     if (error === undefined) {
       this.tries = 0;

@@ -79,11 +79,13 @@ export class FutureCallReleaser {
     this.tries = 0;
   }
 
-  /** What is left now is for whoever cleans up after this instance. */
-  stop(): void {
+  /** Tries what is left once more. What is left then is for whoever cleans up after this instance. */
+  async finish(): Promise<void> {
+    const { left } = this;
     this.isStopped = true;
     clearTimeout(this.watching);
     this.forget();
+    await this.release(left);
   }
 
   private look(): void {

@@ -84,7 +84,7 @@ export class FutureCallSlots {
         const { speed, queue } = state;
         const free = freeSlots(state) + Math.max(0, this.ahead(state, now, part) - queue.length);
         // One at least, however long it keeps the event loop.
-        const soon = Math.max(1, Math.floor(speed.startsPerWindow(now) * part)) - queue.length;
+        const soon = Math.max(1, Math.floor(speed.startsPerWindow(now, part))) - queue.length;
         return Math.max(0, Math.min(total, free, soon));
       },
     };

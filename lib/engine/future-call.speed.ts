@@ -6,6 +6,8 @@ const SHORTEST_TIME = 0.001;
 const LARGEST_STEP = 8;
 /** What a handler did before a pause this long says nothing about now, in milliseconds. */
 const STALE_AFTER = 1_000;
+/** How many are claimed of a handler that has not started any lately: it may keep the event loop with each. */
+const FIRST_STARTS = 10;
 /** Over about so many calls a mean is taken. */
 const MEAN_OF = 32;
 
@@ -51,13 +53,15 @@ export class FutureCallSpeed {
   perWindow(now: number, slots: number, part: number): number {
     if (!this.isKnown(now) || this.took > WINDOW) return 0;
     const inParallel = (slots * WINDOW) / Math.max(this.took, SHORTEST_TIME);
-    return Math.floor(
-      Math.min(inParallel * part, this.startsPerWindow(now) * part, this.ends * LARGEST_STEP),
-    );
+    return Math.floor(Math.min(inParallel * part, this.startsPerWindow(now, part), this.ends * LARGEST_STEP));
   }
 
-  /** How many calls start within the window: handlers that keep the event loop run one after the other. */
-  startsPerWindow(now: number): number {
-    return this.isKnown(now) ? WINDOW / Math.max(this.blocked, SHORTEST_TIME) : Infinity;
+  /**
+   * How many calls start within the window, in a part of the event loop: handlers that keep it run one after the other.
+   * That is known before any has ended.
+   */
+  startsPerWindow(now: number, part: number): number {
+    if (this.starts === 0 || now - this.lastAt > STALE_AFTER) return FIRST_STARTS;
+    return (part * WINDOW) / Math.max(this.blocked, SHORTEST_TIME);
   }
 }

@@ -14,14 +14,16 @@ export function claimStatements({ pending, running }: FutureCallTables, time: Sq
    * Claims due calls of all handlers at once, by moving them to `running`. Parallel arrays, an entry a handler:
    * $1 names, $2 how many at most, $3 and $4 the watermark, $5 from when its next call is looked for, in milliseconds
    * since 1970; then $6 how many over all handlers, $7 instance, $8 claim, $9 the pid that the backend must have,
-   * $10 for how many milliseconds from now the next call is looked for.
+   * $10 for how many milliseconds from now the next call is looked for, $11 whether what is locked is told also when all
+   * that was asked for is claimed.
    *
    * Nothing is locked that is not claimed: the outer limit stops pulling from the scans, and each scan locks a row
    * when it is pulled. By id, not by ctid: under concurrent updates ctid left rows locked but not moved.
    *
    * Rows without an id follow. Those with a name: the first due call of that handler that is not claimed, although
    * there was a slot for it, because somebody has it locked (another instance that claims it, or a transaction that
-   * cancels it): its id and due time. The last row has the backend's pid, the now() that decided what is due, and when
+   * cancels it): its id and due time. With $11 it may also be one that only comes after all those that were claimed. The
+   * last row has the backend's pid, the now() that decided what is due, and when
    * the next call is due that was not due by it.
    */
   const claim = (unless = '') => `
@@ -49,7 +51,7 @@ export function claimStatements({ pending, running }: FutureCallTables, time: Sq
       select call.id, call.due_at ${due(unless)} and (call.id in (select id from moved)) is not true
       order by call.due_at, call.id limit 1
     ) locked
-    where (select count(*) from moved) < $6::int
+    where $11::boolean or (select count(*) from moved) < $6::int
       and (select count(*) from moved where moved.name = handler.name) < handler.free
     union all
     select null, null, pg_backend_pid()::text, to_jsonb(extract(epoch from ${time.now}) * 1000), (

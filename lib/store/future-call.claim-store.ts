@@ -35,12 +35,17 @@ export interface ClaimRequest {
   readonly since: Watermark;
   /** From when its next call is looked for: those due before are known. Milliseconds since 1970. */
   readonly nextFrom: number;
+  /** Whether to tell what is locked before the last call that is claimed. It takes a second walk over those. */
+  readonly tellsLocked: boolean;
 }
 
 export interface ClaimResult {
   /** Oldest due first for each handler. */
   readonly calls: ClaimedCall[];
-  /** By handler: its first call that is due, and was not claimed because somebody has it locked. */
+  /**
+   * By handler: its first call that is due, and was not claimed because somebody has it locked; or, of as many as were
+   * asked for, because it comes after them.
+   */
   readonly locked: ReadonlyMap<string, Watermark>;
   /** When the claim was sent, on this process's monotonic clock. */
   readonly sentAt: number;
@@ -98,6 +103,7 @@ export class FutureCallClaimStore {
         claim,
         this.session.backendPid,
         this.horizon,
+        requests.some(({ tellsLocked }) => tellsLocked),
       ]));
     } catch (error) {
       if (statement === plain && isServerError(error, UNIQUE_VIOLATION)) {

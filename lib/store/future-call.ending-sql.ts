@@ -16,6 +16,9 @@ const RUNNING = (alias?: string) =>
     .map((column) => (alias === undefined ? column : `${alias}.${column}`))
     .join(', ');
 
+/** Over how many times half a backoff calls are spread at the most that come back from a dead process. */
+const MOST_SPREAD = 20;
+
 /**
  * Statements that end attempts, or give claimed calls back. They run on the instance's session and nowhere else. None
  * waits for a row that somebody has locked, or a transaction of the user's that holds one would stop the whole instance:
@@ -95,6 +98,11 @@ export function endingStatements(tables: FutureCallTables, time: SqlTime) {
     select 'locked', r.id, r.name, r.identifier, r.claim, null from ${running.path} r
     where ${condition} and (r.id in (select id from gone)) is not true
     union all ${notifyReturned(`'told', null, name, null, null`)}`;
+
+  /** Of calls that were interrupted together. */
+  const backoff =
+    'case when $6::boolean then least($4::float8, $3::float8 * power(2, least(attempt - 1, 60))) else $3::float8 end';
+  const spread = `case when $6::boolean then (select least(count(*), ${MOST_SPREAD}) from judged) else 1 end`;
 
   return {
     /** Calls that completed, by claim token; not those whose row was ever locked. */
@@ -177,9 +185,9 @@ export function endingStatements(tables: FutureCallTables, time: SqlTime) {
     releaseUnknown: { text: giveBack(`r.instance_id = $4::int and not ${inTokens}`) },
     /**
      * Ends the attempts of instance $1: its running calls become `interrupted`, or pending again where the handler
-     * allows further attempts, after the default backoff ($3 and $4 in milliseconds), the last half of it at random: what
-     * kills its process must not take the same neighbours down again. $2 says why. $5 whether interrupted ones are kept.
-     * $6 whether an attempt is spent.
+     * allows further attempts, after the default backoff ($3 and $4 in milliseconds), the last half of it at random. $2
+     * says why. $5 whether interrupted ones are kept. $6 whether an attempt is spent: then one of them may have killed its
+     * process, and must not take the same neighbours down again, so the more they are the further apart they come back.
      */
     interrupt: {
       text: `
@@ -193,11 +201,7 @@ export function endingStatements(tables: FutureCallTables, time: SqlTime) {
         ), returned as (
           insert into ${pending.path} (id, attempt, name, identifier, data, due_at, errors, created_at)
           select id, case when $6::boolean then attempt else attempt - 1 end, name, identifier, data,
-            ${afterMilliseconds(
-              time,
-              `(case when $6::boolean then least($4::float8, $3::float8 * power(2, least(attempt - 1, 60))) else $3::float8 end
-                * (1 + random()) / 2)`,
-            )},
+            ${afterMilliseconds(time, `(${backoff} * (1 + random() * ${spread}) / 2)`)},
             history, created_at
           from judged where again ${UNLESS_PENDING} returning id, name, due_at
         ), ended as (

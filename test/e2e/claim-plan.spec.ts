@@ -33,7 +33,7 @@ const START = { dueAt: '-infinity', id: '0' };
 
 /** Claims inside a transaction that is rolled back, and answers with the plan. */
 async function explainClaim({ free = 1, since = START, nextFrom = 0 } = {}) {
-  const values = `'{claimed}', '{${free}}', '{${since.dueAt}}', '{${since.id}}', '{${nextFrom}}', ${free}, 1, 1, ${pid}, 11000`;
+  const values = `'{claimed}', '{${free}}', '{${since.dueAt}}', '{${since.id}}', '{${nextFrom}}', ${free}, 1, 1, ${pid}, 11000, ${free <= 100}`;
   await connection.query({ text: 'begin' });
   const { rows } = await connection.query({
     text: `explain (analyze, buffers, format json) execute claim (${values})`,
@@ -81,7 +81,7 @@ describe('the claim', () => {
     statements = engineStatements(futureCallTables(dataSource), new FutureCallClock());
     const { text } = statements.claim;
     await connection.query({
-      text: `prepare claim (text[], int[], timestamptz[], bigint[], float8[], int, int, int, int, float8) as ${text}`,
+      text: `prepare claim (text[], int[], timestamptz[], bigint[], float8[], int, int, int, int, float8, boolean) as ${text}`,
     });
     const allowed = await allowedScans();
     for (const plan of [await explainClaim(), await explainClaim({ free: 2_000 })]) {
@@ -175,7 +175,7 @@ describe('the claim', () => {
     );
     await connection.query({ text: 'begin' });
     const { rows } = await connection.query({
-      text: `execute claim ('{h0,h1,h2}', '{40,40,40}', '{-infinity,-infinity,-infinity}', '{0,0,0}', '{0,0,0}', 50, 1, 1, ${pid}, 11000)`,
+      text: `execute claim ('{h0,h1,h2}', '{40,40,40}', '{-infinity,-infinity,-infinity}', '{0,0,0}', '{0,0,0}', 50, 1, 1, ${pid}, 11000, true)`,
     });
     const claimed = rows.filter(([id]) => id !== null).length;
     const free = await database.query('select id from future_call for update skip locked');

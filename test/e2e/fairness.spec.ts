@@ -83,10 +83,13 @@ describe('a handler that is slow', () => {
     expect(waiting).toBeLessThan(3);
   });
 
-  it('and keeps the event loop has about 50 ms of work ahead, however many slots there are', async () => {
-    const waiting = await shareOut(200, { instances: 2, slots: 10, invoke: () => keepTheLoop(5) });
-    expect(waiting).toBeLessThanOrEqual(10);
-  });
+  it.each([10, 1_000])(
+    'and keeps the event loop has about 50 ms of work ahead, with %d slots',
+    async (slots) => {
+      const waiting = await shareOut(200, { instances: 2, slots, invoke: () => keepTheLoop(5) });
+      expect(waiting).toBeLessThanOrEqual(10);
+    },
+  );
 
   it('all of a sudden gives back what it claimed ahead, and another instance runs it', async () => {
     const hangs = gate();
@@ -151,6 +154,33 @@ describe('a row that a transaction of the user holds', () => {
     }
     await ran.opened;
   });
+
+  // A small claim tells at once what it has passed over. Whether a large one has, is looked for after a second.
+  it.each([{ slots: 10 }, { slots: 200 }])(
+    'starts soon after the rollback too when a backlog has gone by, with $slots slots',
+    async ({ slots }) => {
+      const ran: unknown[] = [];
+      const { service } = await bootApp(database, {
+        providers: [handler('passed over', (data) => void ran.push(data))],
+        options: { pollInterval: '1h', concurrency: slots },
+      });
+      await service.callWithDelay('passed over', 'first', 0);
+      await until(async () => ran.length === 1, 'its watermark is there');
+      await insert('passed over', 1, 'held');
+      const client = await database.pool.connect();
+      try {
+        await client.query('begin');
+        await client.query('delete from future_call');
+        await insert('passed over', 4 * slots, 'behind');
+        await service.callWithDelay('passed over', 'last', 0);
+        await until(async () => ran.length === 4 * slots + 2, 'the others have run');
+        await client.query('rollback');
+      } finally {
+        client.release();
+      }
+      await until(async () => ran.at(-1) === 'held', 'it runs', 20_000);
+    },
+  );
 
   it('holds up nothing else, in any table', async () => {
     const held = gate();

@@ -24,6 +24,8 @@ import {
 } from '../../lib/index.js';
 import { bootApp, createTables } from '../support/app.js';
 import { createDatabase, type TestDatabase } from '../support/database.js';
+import { engineOf } from '../support/engine.js';
+import { LogLines } from '../support/log-lines.js';
 import { spawnApp } from '../support/processes.js';
 import { until } from '../support/until.js';
 
@@ -283,6 +285,43 @@ describe('closing', () => {
     expect(await database.query('select name, attempt, errors from future_call')).toMatchObject([
       { name: 'twice', attempt: 0, errors: why },
     ]);
+  });
+
+  it('gives back what never started, though giving it back was refused until then', async () => {
+    const stuck = signal();
+    let behind = 0;
+    @FutureCall('fast')
+    class Fast {
+      async invoke() {
+        if (behind > 0) return;
+        const queued = engineOf(app).slots.queuedCalls().length;
+        if (queued < 50) return;
+        behind = queued;
+        await stuck.promise;
+      }
+    }
+    const logger = new LogLines();
+    const { app, close } = await bootApp(database, {
+      providers: [Fast],
+      logger,
+      options: { concurrency: 1, shutdownTimeout: 0 },
+    });
+    await database.query(`
+      insert into future_call (name, due_at) select 'fast', now() from generate_series(1, 3000);
+      create function refuse() returns trigger language plpgsql as 'begin raise exception ''not now''; end';
+      create trigger refuse before insert on future_call for each row execute function refuse()`);
+    engineOf(app).poller.poll();
+    await until(async () => logger.warnings.some((line) => line.startsWith('Giving back')), 'it was refused');
+    await database.query('drop function refuse cascade');
+    await close();
+    stuck.resolve();
+    expect(behind).toBeGreaterThan(0);
+    expect(await database.query('select from future_call_running')).toEqual([]);
+    // The one that ran.
+    expect(await database.query('select outcome from future_call_outcome')).toEqual([
+      { outcome: 'interrupted' },
+    ]);
+    expect(await database.query('select from future_call where attempt > 0')).toEqual([]);
   });
 
   it('gives back what was claimed ahead and never started, with its attempt', async () => {

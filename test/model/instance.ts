@@ -100,7 +100,13 @@ export class ModelInstance {
   /** Claims what is due. `isLost`: the answer never arrives, as when the connection breaks in that moment. */
   async claim(limit: number, { isLost = false } = {}): Promise<void> {
     const { calls } = await this.engine.claims.claim(
-      Object.keys(ATTEMPTS).map((name) => ({ name, free: limit, since: FROM_THE_START, nextFrom: 0 })),
+      Object.keys(ATTEMPTS).map((name) => ({
+        name,
+        free: limit,
+        since: FROM_THE_START,
+        nextFrom: 0,
+        tellsLocked: true,
+      })),
       limit,
     );
     if (!isLost) this.engine.executor.accept(calls);
