@@ -35,12 +35,15 @@ export class PolledHandler {
     return this.locked !== undefined;
   }
 
-  /** There is a call due at that moment, in milliseconds since 1970: nothing that is known must hide it. */
-  announce(dueAt: number, isDue = true): void {
+  /**
+   * There is a call due at that moment, in milliseconds since 1970, and unless it is one alone there may be later ones:
+   * nothing that is known must hide them.
+   */
+  announce(dueAt: number, isDue = true, isOne = false): void {
     this.mayHaveDue ||= isDue;
     this.announced = Math.min(this.announced, dueAt);
-    // What is due is claimed. To look behind it for the next one would lead over all that was cancelled since.
-    if (isDue && dueAt > 0) this.latestDue = Math.max(this.latestDue, dueAt);
+    // One that is due is claimed. To look behind it for the next one would lead over all that was cancelled since.
+    if (isOne && isDue && dueAt > 0) this.latestDue = Math.max(this.latestDue, dueAt);
     else this.nextFrom = Math.max(0, Math.min(this.nextFrom, dueAt));
     if (dueAt > parseTimestamp(this.since.dueAt)) return;
     this.since = dueAt < YEAR_ONE ? FROM_THE_START : { dueAt: new Date(dueAt).toISOString(), id: '0' };

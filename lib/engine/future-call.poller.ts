@@ -156,17 +156,17 @@ export class FutureCallPoller implements LocalPoller {
       scheduled: (dueAt) => {
         this.reserved--;
         if (this.isStopped) return false;
-        this.heardOf(name, dueAt);
+        this.heardOf(name, dueAt, true);
         return true;
       },
     };
   }
 
-  private heardOf(name: string, dueAt: number): void {
+  private heardOf(name: string, dueAt: number, isOne = false): void {
     const handler = this.byName.get(name);
     if (handler === undefined || this.isStopped) return;
     const isDue = this.dueTimer.isDue(dueAt);
-    handler.announce(dueAt, isDue);
+    handler.announce(dueAt, isDue, isOne);
     if (isDue) this.claimIfWorthwhile();
     else this.dueTimer.set(dueAt);
   }

@@ -47,11 +47,15 @@ async function runOne(): Promise<void> {
   await until(async () => started === before + 1, 'it has run');
 }
 
-/** Now the rows of both tables have another type. */
-const changeTypes = (type: string) =>
-  database.query(`
-    alter table future_call_running alter column identifier type ${type};
+let attempt = 'int';
+
+/** Now the rows of both tables have another type: what a claim answers with, and what a cancel does. */
+const changeTypes = (type: string) => {
+  attempt = attempt === 'int' ? 'bigint' : 'int';
+  return database.query(`
+    alter table future_call_running alter column attempt type ${attempt};
     alter table future_call alter column name type ${type}`);
+};
 
 describe('statements that are prepared, when a column gets another type', () => {
   it('are prepared anew: a transaction of the app has failed with it, and everything that comes next works', async () => {
