@@ -6,8 +6,10 @@ const SHORTEST_TIME = 0.001;
 const LARGEST_STEP = 8;
 /** What a handler did before a pause this long says nothing about now, in milliseconds. */
 const STALE_AFTER = 1_000;
-/** How many are claimed of a handler that has not started any lately: it may keep the event loop with each. */
+/** How many are claimed of a handler that has hardly started any lately: it may keep the event loop with each. */
 const FIRST_STARTS = 10;
+/** So many starts say for how long it does: the very first one is slow, whatever it does. */
+const KNOWN_AFTER = 3;
 /** Over about so many calls a mean is taken. */
 const MEAN_OF = 32;
 
@@ -25,7 +27,7 @@ export class FutureCallSpeed {
 
   /** A call has started, and has kept the event loop for so long. */
   started(now: number, blockedFor: number): void {
-    if (now - this.lastAt > STALE_AFTER) this.forget();
+    if (now - blockedFor - this.lastAt > STALE_AFTER) this.forget();
     this.lastAt = now;
     this.blocked += (blockedFor - this.blocked) / Math.min(++this.starts, MEAN_OF);
   }
@@ -61,7 +63,7 @@ export class FutureCallSpeed {
    * That is known before any has ended.
    */
   startsPerWindow(now: number, part: number): number {
-    if (this.starts === 0 || now - this.lastAt > STALE_AFTER) return FIRST_STARTS;
+    if (this.starts < KNOWN_AFTER || now - this.lastAt > STALE_AFTER) return FIRST_STARTS;
     return (part * WINDOW) / Math.max(this.blocked, SHORTEST_TIME);
   }
 }
