@@ -84,7 +84,8 @@ export interface FutureCallHandlerOptions {
   attempts?: number;
   /**
    * How long to wait before the next attempt. After an interruption the default applies, whatever is set here: the
-   * process that finds it may not have the handler.
+   * process that finds it may not have the handler. Calls that were interrupted together come back up to ten times as far
+   * apart: one of them may have killed their process.
    *
    * @default { type: 'exponential', delay: 1_000, max: '1h' }
    */

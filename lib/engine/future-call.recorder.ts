@@ -28,7 +28,7 @@ export class FutureCallRecorder {
     this.locked.take();
     this.again(ends);
   });
-  /** One after the other, without one that was recorded. */
+  /** One after the other, without one that was recorded; not of ends that were refused before. */
   private refusals = 0;
   private tries = 0;
   private isTrying = false;
@@ -61,6 +61,7 @@ export class FutureCallRecorder {
     }
     const error = await this.tryTo(ends);
     if (error === undefined) return;
+    this.refusals++;
     if (ends.length === 1 || this.allAreRefused) {
       this.tell(ends, error);
       this.setAside(ends);
@@ -88,10 +89,7 @@ export class FutureCallRecorder {
       this.sort(await this.send(ends));
       return undefined;
     } catch (error) {
-      if (this.session.isOpen) {
-        this.refusals++;
-        return error;
-      }
+      if (this.session.isOpen) return error;
       for (const end of ends) end.mayBeRecorded = true;
       this.again(ends);
       return undefined;

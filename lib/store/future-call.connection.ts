@@ -53,6 +53,13 @@ function noAnswer(cause: unknown): FutureCallSessionError {
   );
 }
 
+/** Where to connect to: to `url`, or with the data source's own options; and as whom. The signal ends it. */
+interface ConnectOptions {
+  readonly url?: string | undefined;
+  readonly applicationName: string;
+  readonly signal?: AbortSignal;
+}
+
 /**
  * One connection of our own, outside the app's pool, to where the data source's pool leads. Connecting, and a clean
  * or a hard end; what it is used for is decided above.
@@ -78,11 +85,7 @@ export class FutureCallConnection {
   /** Connects with the data source's own options, or to `url`, unless the signal is aborted before. */
   static async open(
     dataSource: DataSource,
-    {
-      url,
-      applicationName,
-      signal,
-    }: { url?: string | undefined; applicationName: string; signal?: AbortSignal },
+    { url, applicationName, signal }: ConnectOptions,
   ): Promise<FutureCallConnection> {
     const client = new pg.Client({
       ...PIPELINE,
@@ -115,6 +118,28 @@ export class FutureCallConnection {
     } finally {
       clearTimeout(deadline);
       signal?.removeEventListener('abort', giveUp);
+    }
+  }
+
+  /**
+   * Connects for one piece of work. What it asks ends with the signal. Without a goodbye: a line that swallows everything
+   * does not answer to that either.
+   */
+  static async openFor<T>(
+    dataSource: DataSource,
+    options: ConnectOptions & { signal: AbortSignal },
+    work: (connection: FutureCallConnection) => Promise<T>,
+  ): Promise<T> {
+    const { signal } = options;
+    const connection = await this.open(dataSource, options);
+    const giveUp = () => connection.destroy('nobody waits any more');
+    signal.addEventListener('abort', giveUp);
+    if (signal.aborted) giveUp();
+    try {
+      return await work(connection);
+    } finally {
+      signal.removeEventListener('abort', giveUp);
+      connection.destroy('it has answered');
     }
   }
 

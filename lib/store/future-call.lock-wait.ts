@@ -44,7 +44,7 @@ const BLOCKERS = `
  * Looks every `period` milliseconds what a backend of ours waits for, on a connection of its own that is opened when it
  * looks first: who waits cannot ask, and once it has given up, nobody can tell.
  */
-export class FutureCallLockWatch {
+export class FutureCallLockWait {
   private readonly stopped = new AbortController();
   private readonly watching: Promise<void>;
   private seen: LockWait | undefined;
@@ -71,24 +71,18 @@ export class FutureCallLockWatch {
     const { signal } = this.stopped;
     await sleep(this.period, signal);
     if (signal.aborted) return;
-    let connection: FutureCallConnection | undefined;
-    const giveUp = () => connection?.destroy('nobody waits any more');
-    signal.addEventListener('abort', giveUp);
-    try {
-      connection = await FutureCallConnection.open(this.dataSource, {
-        applicationName: SCHEMA_CONNECTION,
-        signal,
-      });
-      while (!signal.aborted) {
-        const { rows } = await connection.query({ text: BLOCKERS }, [this.backendPid]);
-        if (rows.length > 0) this.seen = describe(rows);
-        await sleep(this.period, signal);
-      }
-    } catch {
+    await FutureCallConnection.openFor(
+      this.dataSource,
+      { applicationName: SCHEMA_CONNECTION, signal },
+      async (connection) => {
+        while (!signal.aborted) {
+          const { rows } = await connection.query({ text: BLOCKERS }, [this.backendPid]);
+          if (rows.length > 0) this.seen = describe(rows);
+          await sleep(this.period, signal);
+        }
+      },
       // Without it, the line in the log does not say who.
-    } finally {
-      connection?.destroy('nobody waits any more');
-    }
+    ).catch(() => {});
   }
 }
 
@@ -108,7 +102,7 @@ export async function registerDespiteLocks(
   backendPid: number,
   register: () => Promise<void>,
 ): Promise<void> {
-  const watch = new FutureCallLockWatch(dataSource, backendPid, LOOK_EVERY);
+  const watch = new FutureCallLockWait(dataSource, backendPid, LOOK_EVERY);
   try {
     await register();
   } catch (error) {

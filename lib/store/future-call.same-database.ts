@@ -39,13 +39,9 @@ export class FutureCallSameDatabase {
 
   /** On its own connection, not one of the pool: whoever holds that may wait for us. */
   private async whichOfDataSource(signal: AbortSignal): Promise<string> {
-    let connection: FutureCallConnection | undefined;
-    const giveUp = () => connection?.destroy('nobody waits any more');
-    signal.addEventListener('abort', giveUp);
+    const applicationName = 'future-call which database';
     try {
-      const applicationName = 'future-call which database';
-      connection = await FutureCallConnection.open(this.dataSource, { applicationName, signal });
-      return await which(connection);
+      return await FutureCallConnection.openFor(this.dataSource, { applicationName, signal }, which);
     } catch (error) {
       if (!signal.aborted) throw error;
       // What ended it was us. A pooler that is full lets everybody in, and has no backend for them.
@@ -54,10 +50,6 @@ export class FutureCallSameDatabase {
           `Is it overloaded, or the pooler before it?`,
         { cause: error },
       );
-    } finally {
-      signal.removeEventListener('abort', giveUp);
-      // No goodbye: one that swallows everything does not answer to that either.
-      connection?.destroy('it has answered');
     }
   }
 

@@ -11,7 +11,7 @@ import {
 } from '../tables/migrations/future-call.migration.js';
 import type { FoundSchema, RunStatement } from '../tables/migrations/future-call.schema-version.js';
 import type { FutureCallConnection } from './future-call.connection.js';
-import { cureFor, FutureCallLockWatch, isLockTimeout, type LockWait } from './future-call.lock-wait.js';
+import { cureFor, FutureCallLockWait, isLockTimeout, type LockWait } from './future-call.lock-wait.js';
 import { answeredWithin, runnerOf } from './future-call.schema-connection.js';
 
 /** Milliseconds. */
@@ -93,14 +93,14 @@ export class FutureCallSchemaUpgrade {
 
   private async try(connection: FutureCallConnection): Promise<FoundSchema | Failure> {
     const { lockTimeout } = this.limits;
-    let watch: FutureCallLockWatch | undefined;
+    let watch: FutureCallLockWait | undefined;
     let isAtWork = false;
     try {
       return await connection.transaction(async (query) => {
         const run = runnerOf(query);
         await answeredWithin(lockTimeout + ANSWER_WITHIN, connection, async () => {
           const pid = await this.configure(run);
-          watch = new FutureCallLockWatch(this.dataSource, Number(pid), lockTimeout / 2);
+          watch = new FutureCallLockWait(this.dataSource, Number(pid), lockTimeout / 2);
           await lockMigrations(run, this.tables);
         });
         isAtWork = true;

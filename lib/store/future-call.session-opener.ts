@@ -29,13 +29,14 @@ export class FutureCallSessionOpener {
     this.sameDatabase = new FutureCallSameDatabase(dataSource, options.sessionUrl);
   }
 
-  /** With the session's options. */
-  connect(applicationName: string, signal: AbortSignal): Promise<FutureCallConnection> {
-    return FutureCallConnection.open(this.dataSource, {
-      url: this.options.sessionUrl,
-      applicationName,
-      signal,
-    });
+  /** Uses another connection for a moment, with the session's options. */
+  aside<T>(
+    applicationName: string,
+    signal: AbortSignal,
+    use: (connection: FutureCallConnection) => Promise<T>,
+  ): Promise<T> {
+    const { sessionUrl: url } = this.options;
+    return FutureCallConnection.openFor(this.dataSource, { url, applicationName, signal }, use);
   }
 
   /** The first connection. A restart of the server may come between two questions, and make one database look like two. */
@@ -53,10 +54,11 @@ export class FutureCallSessionOpener {
   /** A connection that is ready for use: what `prepare` does is part of opening it. */
   async open(prepare: Prepare, connecting?: AbortSignal): Promise<FutureCallConnection> {
     const signal = this.stopped;
-    const connection = await this.connect(
-      'future-call instance',
-      connecting === undefined ? signal : AbortSignal.any([signal, connecting]),
-    );
+    const connection = await FutureCallConnection.open(this.dataSource, {
+      url: this.options.sessionUrl,
+      applicationName: 'future-call instance',
+      signal: connecting === undefined ? signal : AbortSignal.any([signal, connecting]),
+    });
     const over = new AbortController();
     const giveUp = (reason: string) => {
       over.abort();

@@ -143,15 +143,9 @@ export class FutureCallSession {
    */
   async lookFromOutside(signal: AbortSignal): Promise<SessionState> {
     const question = { tableOid: this.self.tableOid, instanceId: this.self.id, backend: this.backend };
-    const connection = await this.opener.connect('future-call second look', signal);
-    const giveUp = () => connection.destroy('it took too long');
-    signal.addEventListener('abort', giveUp);
-    try {
-      return await lookAtSession(connection, question);
-    } finally {
-      signal.removeEventListener('abort', giveUp);
-      connection.destroy('it has answered');
-    }
+    return this.opener.aside('future-call second look', signal, (connection) =>
+      lookAtSession(connection, question),
+    );
   }
 
   /**
